@@ -1,0 +1,190 @@
+"""The interaction log in memory: one flat array of items, and its split.
+
+`Dataset` is a log in CSR form: the items of user u, oldest first, are
+`items[offsets[u]:offsets[u + 1]]`. A `Split` never copies the log: whatever the
+protocol, a user's training part is a prefix of that user's items, and a held-out
+row is a prefix (the history) and the one item to be predicted from it.
+
+Readers and filters that make a Dataset are in `readers`; names of public data sets
+are in `datasets`.
+"""
+
+import dataclasses
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Interactions in CSR form, with the tables back to the caller's ids.
+
+    Attributes:
+      items: int32 [I], item ids in 1..num_items, grouped by user, oldest first.
+      offsets: int64 [U + 1], user u owns `items[offsets[u]:offsets[u + 1]]`.
+      user_ids: [U], the caller's id of each user.
+      item_ids: [num_items], the caller's id of item i is `item_ids[i - 1]`.
+      timestamps: [I] int64 seconds or any numeric time, or None where times are unknown.
+      name: what the results call it.
+      report: what reading and filtering saw and removed, for the record.
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    timestamps: np.ndarray | None = None
+    name: str = "unnamed"
+    report: dict = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        check_csr(self.items, self.offsets, len(self.user_ids), len(self.item_ids))
+
+    @property
+    def num_users(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_items(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def num_interactions(self) -> int:
+        return len(self.items)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Interactions of each user, int64 [U]."""
+        return np.diff(self.offsets)
+
+    def sha256(self) -> str:
+        """Hash of offsets, items and both id tables: equal logs, equal hash."""
+        digest = hashlib.sha256()
+        digest.update(np.ascontiguousarray(self.offsets, "<i8"))
+        digest.update(np.ascontiguousarray(self.items, "<i4"))
+        for ids in (self.user_ids, self.item_ids):
+            digest.update("\n".join(map(str, ids.tolist())).encode())
+            digest.update(b"\0")
+        return digest.hexdigest()
+
+
+def check_csr(items, offsets, num_users: int, num_items: int) -> None:
+    """Raises InputError unless (items, offsets) is a log of that many users and items."""
+    if len(offsets) != num_users + 1 or offsets[0] != 0 or offsets[-1] != len(items):
+        raise InputError(
+            f"offsets must run from 0 to {len(items)} (the number of interactions) in "
+            f"{num_users + 1} entries (users + 1): got {len(offsets)} entries. "
+            "Build the Dataset with readers.encode()."
+        )
+    if np.any(np.diff(offsets) < 0):
+        raise InputError("offsets must not decrease. Build it with readers.encode().")
+    if len(items) and (items.min() < 1 or items.max() > num_items):
+        raise InputError(
+            f"item ids must be in 1..{num_items}: got {items.min()}..{items.max()}. "
+            "Build the Dataset with readers.encode()."
+        )
+
+
+class Holdout(NamedTuple):
+    """Rows to be ranked: N prefixes and the item that each of them hides.
+
+    The history of row n is `items[offsets[user[n]]:end[n]]`; the item to be ranked
+    is `target[n]`.
+    """
+
+    user: np.ndarray  # int32 [N]
+    end: np.ndarray  # int64 [N]
+    target: np.ndarray  # int32 [N]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """A Dataset and what each part of an experiment may see of it.
+
+    Attributes:
+      dataset: the log.
+      train_end: int64 [U], user u trains on `items[offsets[u]:train_end[u]]`.
+      valid, test: the held-out rows.
+      report: counts of users that a part leaves out, for the record.
+    """
+
+    dataset: Dataset
+    train_end: np.ndarray
+    valid: Holdout
+    test: Holdout
+    report: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def train_lengths(self) -> np.ndarray:
+        return self.train_end - self.dataset.offsets[:-1]
+
+    def train_item_counts(self) -> np.ndarray:
+        """Training interactions of each row of the item table, int64 [num_items + 1]."""
+        dataset = self.dataset
+        num_kept = np.repeat(self.train_lengths, dataset.lengths)
+        position = np.arange(dataset.num_interactions) - np.repeat(
+            dataset.offsets[:-1], dataset.lengths
+        )
+        kept = dataset.items[position < num_kept]
+        return np.bincount(kept, minlength=dataset.num_items + 1)
+
+    def sha256(self) -> str:
+        """Hash of the log and of every boundary: equal splits, equal hash."""
+        digest = hashlib.sha256(self.dataset.sha256().encode())
+        for array in (self.train_end, *self.valid, *self.test):
+            digest.update(np.ascontiguousarray(array, "<i8"))
+        return digest.hexdigest()
+
+
+def leave_one_out(dataset: Dataset) -> Split:
+    """The paper's split: each user's last item is the test, the one before it validation.
+
+    The test history includes the validation item; nothing is trained again. A user
+    with fewer than three interactions trains only (the paper's files have none).
+
+    Source: Klenitskiy & Vasilev, RecSys 2023, section 4.1.
+    """
+    offsets, lengths = dataset.offsets, dataset.lengths
+    is_held_out = lengths >= 3
+    if not is_held_out.any():
+        raise InputError(
+            f"leave-one-out needs users with at least 3 interactions: none of the "
+            f"{dataset.num_users} users of {dataset.name} has them. Lower the filters."
+        )
+    user = np.flatnonzero(is_held_out).astype(np.int32)
+    last = offsets[1:][user] - 1
+    train_end = offsets[1:] - np.where(is_held_out, 2, 0)
+    return Split(
+        dataset=dataset,
+        train_end=train_end,
+        valid=Holdout(user, last - 1, dataset.items[last - 1]),
+        test=Holdout(user, last, dataset.items[last]),
+        report={"users_train_only": int((~is_held_out).sum())},
+    )
+
+
+def statistics(split: Split) -> dict:
+    """What a reader of a result wants to know of its data, as plain numbers."""
+    dataset, lengths = split.dataset, split.dataset.lengths
+    seen_in_train = split.train_item_counts() > 0
+    return {
+        "name": dataset.name,
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        "interactions": dataset.num_interactions,
+        "length_mean": round(float(lengths.mean()), 2),
+        "length_median": float(np.median(lengths)),
+        "length_min": int(lengths.min()),
+        "length_max": int(lengths.max()),
+        "train_interactions": int(split.train_lengths.sum()),
+        "items_in_train": int(seen_in_train.sum()),
+        "valid_rows": len(split.valid.user),
+        "test_rows": len(split.test.user),
+        "test_targets_not_in_train": int((~seen_in_train[split.test.target]).sum()),
+        **split.report,
+        **dataset.report,
+        "sha256": dataset.sha256(),
+    }

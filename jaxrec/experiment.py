@@ -1,0 +1,215 @@
+"""From a config to the objects that it names: data, encoder, objective, optimiser.
+
+Each section of a config is the keyword arguments of one callable; `targets` says which.
+The same `build` serves training, evaluation and recommendation.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import batches, config, datasets, models, negatives, objectives, optim
+from jaxrec.data import Split
+from jaxrec.errors import InputError
+from jaxrec.evaluate import Evaluator
+from jaxrec.objectives import Items
+from jaxrec.ranking import item_mask
+from jaxrec.steps import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Section `train`: the loop.
+
+    Attributes:
+      seed: of parameters, order, dropout, masks and negatives.
+      batch_size: users a step.
+      max_length: L, the window that the encoder sees (its last items, for training and
+        ranking alike).
+      max_epochs: epochs at the most; an epoch is one window of every user.
+      patience: epochs without a better validation metric before the run stops.
+      mask_probability: of hiding an item, cloze only.
+      ema_decay: of a moving average of the parameters, which is then what is ranked and
+        kept; 0 for none.
+      steps_per_dispatch: steps that the device does in one call, at the most.
+      checkpoint_every_s: seconds between checkpoints, at the least; one is written at
+        an interruption and at the end in any case.
+      tensorboard: write TensorBoard events too.
+      show_users: users whose recommendations are shown at the end.
+    """
+
+    seed: int = 0
+    batch_size: int = 128
+    max_length: int = 200
+    max_epochs: int = 100
+    patience: int = 10
+    mask_probability: float = 0.2
+    ema_decay: float = 0.0
+    steps_per_dispatch: int = 16
+    checkpoint_every_s: float = 30.0
+    tensorboard: bool = False
+    show_users: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Section `eval`: ranking.
+
+    Attributes:
+      batch_size: held-out rows ranked at a time.
+      metrics: names such as "ndcg@10".
+      monitor: the metric that stops training and chooses the best epoch.
+      max_valid_users: validation rows, drawn once by the seed; None for all.
+      filter_seen: rank among the items that the user has not had, as the paper does.
+    """
+
+    batch_size: int = 256
+    metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "mrr@10", "hr@100", "ndcg@100")
+    monitor: str = "ndcg@10"
+    max_valid_users: int | None = None
+    filter_seen: bool = True
+
+
+def targets() -> dict[str, Callable[[Mapping], Callable]]:
+    """For each section of a config, how to find the callable whose arguments it holds."""
+
+    def named(table: Mapping[str, Callable], what: str):
+        return lambda section: config.resolve(section["name"], table, what=what)
+
+    return {
+        "data": lambda section: datasets.load,
+        "model": named(models.ENCODERS, "model"),
+        "loss": named(objectives.OBJECTIVES, "loss"),
+        "optim": named(optim.OPTIMISERS, "optim"),
+        "train": lambda section: Training,
+        "eval": lambda section: Evaluation,
+    }
+
+
+# What `build` passes itself: no option of a config.
+SUPPLIED = {"data": ("frame",), "model": ("num_items",)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """All that training, ranking and recommending share; see `build`."""
+
+    config: dict
+    split: Split
+    training: Training
+    evaluation: Evaluation
+    recipe: Recipe
+    log: batches.Log
+    items: Items
+    evaluator: Evaluator
+
+    @property
+    def encoder(self) -> Any:
+        return self.recipe.encoder
+
+
+def build(settings: Mapping, frame: Any = None) -> Experiment:
+    """The experiment that a config describes, its data loaded.
+
+    Args:
+      settings: sections as in the files of configs/; what they leave out is the
+        default of the callable they configure.
+      frame: a table of interactions in memory, in place of data.name or data.path.
+
+    Raises:
+      InputError: an option or a value is wrong, or the data does not allow it.
+    """
+    settings = config.complete(settings, targets(), supplied=SUPPLIED)
+    call = {section: find(settings[section]) for section, find in targets().items()}
+    options = {
+        section: {
+            key: value for key, value in settings[section].items() if key != "name"
+        }
+        if section in config.NAMED
+        else settings[section]
+        for section in call
+    }
+    training = call["train"](**options["train"])
+    evaluation = call["eval"](**options["eval"])
+    objective = call["loss"](**options["loss"])
+    optimiser = call["optim"](**options["optim"])
+    split = call["data"](**options["data"], frame=frame)
+    encoder = call["model"](num_items=split.dataset.num_items, **options["model"])
+    check_window(encoder, training)
+    recipe = Recipe(
+        encoder=encoder,
+        objective=objective,
+        optimiser=optimiser,
+        max_length=min(training.max_length, longest_window(split, encoder)),
+        history_length=int(split.train_lengths.max()),
+        seed=training.seed,
+        mask_probability=training.mask_probability,
+        ema_decay=training.ema_decay,
+    )
+    log = batches.log_on_device(split.dataset)
+    items = trainable_items(split, encoder)
+    check_negatives(split, recipe)
+    evaluator = Evaluator(
+        encoder,
+        split,
+        log,
+        max_length=recipe.max_length,
+        batch_size=evaluation.batch_size,
+    )
+    return Experiment(
+        settings, split, training, evaluation, recipe, log, items, evaluator
+    )
+
+
+def longest_window(split: Split, encoder) -> int:
+    """The longest window that any part of the split can fill."""
+    longest = split.train_lengths.max()
+    for holdout in (split.valid, split.test):
+        history_N = holdout.end - split.dataset.offsets[holdout.user]
+        longest = max(longest, history_N.max(initial=1))
+    return int(longest) + (encoder.objective == "cloze")
+
+
+def check_window(encoder, training: Training) -> None:
+    """Raises InputError if windows would outgrow the encoder's position table."""
+    positions = getattr(encoder, "num_positions", None)
+    if positions is not None and training.max_length > positions:
+        raise InputError(
+            f"train.max_length must be at most model.num_positions={positions}: got "
+            f"{training.max_length}. Set --config.model.num_positions as well."
+        )
+
+
+def trainable_items(split: Split, encoder) -> Items:
+    """The catalogue and the pool of negatives: the items of the training part."""
+    table_rows = encoder.num_items + (2 if encoder.objective == "cloze" else 1)
+    counts_V = np.pad(split.train_item_counts(), (0, table_rows))[:table_rows]
+    pool = negatives.make_pool(counts_V > 0)
+    return Items(item_mask(table_rows, encoder.num_items), pool)
+
+
+def check_negatives(split: Split, recipe: Recipe) -> None:
+    """Raises InputError if some sequence has too few items it has not seen."""
+    num_negatives = recipe.objective.num_negatives
+    if num_negatives == 0:
+        return
+    dataset = split.dataset
+    offset_U, end_U = dataset.offsets[:-1], split.train_end
+    if recipe.objective.exclude == "window":
+        extra = 1 if recipe.encoder.objective == "next_item" else 0
+        offset_U = np.maximum(offset_U, end_U - recipe.max_length - extra)
+    length_U = end_U - offset_U
+    user_I = np.repeat(np.arange(dataset.num_users), length_U)
+    place_I = np.arange(length_U.sum()) - np.repeat(
+        np.cumsum(length_U) - length_U, length_U
+    )
+    item_I = dataset.items[offset_U[user_I] + place_I]
+    pair_I = np.unique(user_I * (dataset.num_items + 1) + item_I)
+    distinct_U = np.bincount(
+        pair_I // (dataset.num_items + 1), minlength=dataset.num_users
+    )
+    num_pool = int((split.train_item_counts() > 0).sum())
+    negatives.check_enough(num_pool - distinct_U, dataset.user_ids, num_negatives)

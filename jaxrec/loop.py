@@ -1,0 +1,286 @@
+"""The training loop: dispatches, epochs, validation, patience, checkpoints, signals."""
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import batches, evaluate, steps
+from jaxrec.batches import Plan
+from jaxrec.checkpoint import Checkpoints, TrainState
+from jaxrec.errors import InputError
+from jaxrec.experiment import Experiment
+from jaxrec.writers import Writer
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands: what a TrainState cannot hold, as JSON numbers.
+
+    Attributes:
+      epoch: epochs finished.
+      steps_done: steps of the unfinished epoch that are done.
+      loss_sum, weight_sum: of those steps.
+      best_value, best_epoch: of the monitored metric; the epoch counts from 1.
+      epoch_s: seconds in the steps of the unfinished epoch.
+      train_s, compile_s, total_s: seconds in steps, in compiling them, and in all.
+    """
+
+    epoch: int = 0
+    steps_done: int = 0
+    loss_sum: float = 0.0
+    weight_sum: float = 0.0
+    best_value: float = -math.inf
+    best_epoch: int = 0
+    epoch_s: float = 0.0
+    train_s: float = 0.0
+    compile_s: float = 0.0
+    total_s: float = 0.0
+
+    def to_json(self) -> dict:
+        fields = dataclasses.asdict(self)
+        if self.best_epoch == 0:
+            del fields["best_value"]  # JSON has no infinity
+        return fields
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Turns the first SIGINT or SIGTERM into an entry of the list it yields.
+
+    The loop looks at it between dispatches and stops where the state can be saved. A
+    second signal acts as it would have without us. Outside the main thread, where
+    Python allows no handlers, signals are left alone.
+    """
+    received: list[int] = []
+    previous = {}
+
+    def handle(signum, frame):
+        received.append(signum)
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            previous[name] = signal.signal(name, handle)
+        except ValueError:
+            break
+    try:
+        yield received
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+def dispatch_sizes(num_steps: int, most: int) -> list[int]:
+    """Cuts an epoch into dispatches of at most `most` steps and few different sizes.
+
+    Each size is compiled once. A size from most / 2 up that divides the epoch is
+    preferred; else the last dispatch is shorter.
+
+    >>> dispatch_sizes(48, 16), dispatch_sizes(45, 16), dispatch_sizes(37, 16)
+    ([16, 16, 16], [15, 15, 15], [16, 16, 5])
+    """
+    most = max(1, min(most, num_steps))
+    divisors = [d for d in range(most, most // 2, -1) if num_steps % d == 0]
+    size = divisors[0] if divisors else most
+    whole, rest = divmod(num_steps, size)
+    return [size] * whole + ([rest] if rest else [])
+
+
+class Run:
+    """One run of an experiment: where it stands, and how it goes on.
+
+    Args:
+      experiment: what to train.
+      checkpoints: where to go on from, if anything is there, and where to save.
+    """
+
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints):
+        self.experiment, self.checkpoints = experiment, checkpoints
+        self.user_N, self.length_N = training_users(experiment)
+        self.train_end_U = jnp.asarray(experiment.split.train_end, jnp.int32)
+        valid = evaluate.subset(
+            experiment.split.valid,
+            experiment.evaluation.max_valid_users,
+            seed=experiment.training.seed,
+        )
+        self.valid = experiment.evaluator.cut(valid)
+        # One row count for all epochs but the rare one that needs more, a function of
+        # the plans alone: a resumed run compiles, and draws, the same.
+        self.num_rows = max(self.plan(epoch).num_rows for epoch in range(3))
+        self.compiled: dict[tuple[int, int], jax.stages.Compiled] = {}
+        self.progress = Progress()
+        self.state: TrainState = steps.init_state(experiment.recipe)
+        best = self.state.params
+        if checkpoints.exists:
+            self.state, best, saved = checkpoints.restore(self.state)
+            self.progress = Progress(**saved)
+        # A copy, since the state's own buffers are donated to the next step.
+        self.best = jax.tree.map(jnp.copy, best)
+        self.began = time.monotonic() - self.progress.total_s
+        self.saved_at = time.monotonic()
+
+    def plan(self, epoch: int) -> Plan:
+        return batches.plan_epoch(
+            self.user_N,
+            self.length_N,
+            seed=self.experiment.training.seed,
+            epoch=epoch,
+            batch_size=self.experiment.training.batch_size,
+            row_length=self.experiment.recipe.max_length,
+        )
+
+    @property
+    def is_finished(self) -> bool:
+        training, progress = self.experiment.training, self.progress
+        return progress.steps_done == 0 and (
+            progress.epoch >= training.max_epochs
+            or progress.epoch - progress.best_epoch >= training.patience
+        )
+
+    def fit(self, writers: Sequence[Writer], interrupted: list[int]):
+        """Epochs until patience or max_epochs ends them; returns the best parameters.
+
+        Args:
+          writers: take the numbers of each epoch, and of each dispatch if they `tick`.
+          interrupted: see `interruptible`.
+        """
+        while not self.is_finished:
+            self.train_epoch(writers, interrupted)
+            values = self.end_epoch()
+            for writer in writers:
+                writer.write(int(self.state.step), values)
+            due = self.saved_at + self.experiment.training.checkpoint_every_s
+            if interrupted:
+                self.stop()
+            if time.monotonic() >= due:
+                self.save()
+        self.save()
+        return self.best
+
+    def train_epoch(self, writers: Sequence[Writer], interrupted: list[int]) -> None:
+        """The steps of an epoch that are not done yet."""
+        progress = self.progress
+        plan = self.plan(progress.epoch)
+        num_steps = len(plan.user_SB)
+        first = 0
+        for size in dispatch_sizes(
+            num_steps, self.experiment.training.steps_per_dispatch
+        ):
+            part = slice(first, first + size)
+            first += size
+            if first <= progress.steps_done:
+                continue
+            self.dispatch(
+                plan.user_SB[part],
+                plan.slot_SB[part],
+                max(self.num_rows, plan.num_rows),
+            )
+            progress.steps_done = first
+            for writer in writers:
+                writer.tick(first / num_steps, progress.weight_sum / progress.epoch_s)
+            if interrupted and first < num_steps:
+                self.stop()
+
+    def dispatch(self, user_SB: np.ndarray, slot_SB: np.ndarray, num_rows: int) -> None:
+        """S steps in one call of the device, their sums added to the epoch's."""
+        progress, experiment = self.progress, self.experiment
+        arguments = (experiment.log, self.train_end_U, experiment.items)
+        call = self.compile(user_SB.shape, num_rows)
+        started = time.monotonic()
+        self.state, sums = call(self.state, *arguments, user_SB, slot_SB)
+        loss_sum, weight_sum = map(float, jax.device_get(sums))
+        progress.epoch_s += time.monotonic() - started
+        progress.loss_sum += loss_sum
+        progress.weight_sum += weight_sum
+        if not math.isfinite(loss_sum):
+            raise FloatingPointError(
+                f"the loss is {loss_sum} in epoch {progress.epoch + 1}, at or before "
+                f"step {int(self.state.step)}. Lower optim.learning_rate or set "
+                "optim.clip_norm; the last checkpoint is as it was."
+            )
+
+    def compile(self, shape: tuple[int, ...], num_rows: int) -> jax.stages.Compiled:
+        """The program of a dispatch, compiled once for each shape."""
+        key = (shape[0], num_rows)
+        if key not in self.compiled:
+            started = time.monotonic()
+            experiment = self.experiment
+            function = partial(
+                steps.train_steps, recipe=experiment.recipe, num_rows=num_rows
+            )
+            plan = jax.ShapeDtypeStruct(shape, jnp.int32)
+            arguments = (experiment.log, self.train_end_U, experiment.items)
+            jitted = jax.jit(function, donate_argnums=0)
+            lowered = jitted.lower(self.state, *arguments, plan, plan)
+            self.compiled[key] = lowered.compile()
+            self.progress.compile_s += time.monotonic() - started
+        return self.compiled[key]
+
+    def end_epoch(self) -> dict:
+        """Ranks the validation rows and keeps the best; returns the epoch's numbers."""
+        progress, evaluation = self.progress, self.experiment.evaluation
+        loss = progress.loss_sum / progress.weight_sum
+        tokens_per_s = progress.weight_sum / progress.epoch_s
+        train_s = progress.epoch_s
+        progress.epoch += 1
+        progress.train_s += train_s
+        progress.steps_done = 0
+        progress.loss_sum = progress.weight_sum = progress.epoch_s = 0.0
+        started = time.monotonic()
+        params = self.state.params if self.state.ema is None else self.state.ema
+        ranks = self.experiment.evaluator.ranks(params, self.valid)
+        values = evaluate.summary(ranks, evaluation.metrics, evaluation.filter_seen)
+        valid_s = time.monotonic() - started
+        is_best = values[evaluation.monitor] > progress.best_value
+        if is_best:
+            progress.best_value = values[evaluation.monitor]
+            progress.best_epoch = progress.epoch
+            self.best = jax.tree.map(jnp.copy, params)
+        progress.total_s = time.monotonic() - self.began
+        return {
+            "epoch": progress.epoch,
+            "loss": loss,
+            **{f"valid/{name}": value for name, value in values.items()},
+            "is_best": is_best,
+            "tokens_per_s": tokens_per_s,
+            "train_s": train_s,
+            "valid_s": valid_s,
+            "total_s": progress.total_s,
+        }
+
+    def save(self) -> None:
+        self.progress.total_s = time.monotonic() - self.began
+        self.checkpoints.save(self.state, self.best, self.progress.to_json())
+        self.saved_at = time.monotonic()
+
+    def stop(self) -> None:
+        self.save()
+        raise KeyboardInterrupt(
+            f"saved in epoch {self.progress.epoch + 1} after step "
+            f"{int(self.state.step)}; go on with --resume"
+        )
+
+
+def training_users(experiment: Experiment) -> tuple[np.ndarray, np.ndarray]:
+    """The users that make a training sample, and the tokens of each one's window."""
+    split = experiment.split
+    is_next_item = experiment.encoder.objective == "next_item"
+    length_U = np.minimum(
+        split.train_lengths - is_next_item, experiment.recipe.max_length
+    )
+    user_N = np.flatnonzero(length_U > 0)
+    if len(user_N) == 0:
+        raise InputError(
+            f"no user of {split.dataset.name} has the {1 + is_next_item} training "
+            "interactions that make a training sample. Lower the filters."
+        )
+    return user_N, length_U[user_N]

@@ -1,0 +1,166 @@
+"""What a config calls a loss: a loss function with the candidates it needs.
+
+An `Objective` pairs a function of `losses` with the draw from `negatives` that feeds
+it. A user's own loss is a function that returns one, named as "module:function" in the
+config; its keyword arguments are the config's section `loss`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import losses, negatives
+from jaxrec.errors import InputError
+
+Array = jax.Array
+
+
+class Items(NamedTuple):
+    """What there is to draw from, on the device.
+
+    is_item_V: bool, True for the rows of the item table that are items (not PAD, MASK).
+    pool: the items that may be negatives: those of the training part.
+    """
+
+    is_item_V: Array
+    pool: negatives.Pool
+
+
+class Objective(NamedTuple):
+    """A loss and its candidates.
+
+    candidates: (key, target_BL, seen_BX, items) -> Candidates, pure.
+    loss: (hidden_BLD, table_VD, target_BL, weight_BL, candidates) -> (sum, weight).
+    num_negatives: distinct negatives that every sequence must have, 0 if none.
+    exclude: whose items are no negatives: "window" or "history".
+    """
+
+    candidates: Callable[..., Any]
+    loss: Callable[..., tuple[Array, Array]]
+    num_negatives: int = 0
+    exclude: str = "window"
+
+
+def ce(*, exclude_window: bool = False, include_padding: bool = False) -> Objective:
+    """Full softmax cross-entropy over the catalogue.
+
+    Args:
+      exclude_window: leave the other items of a sequence's own window out of its
+        denominator, as the sampled loss does and the test's filter will.
+      include_padding: let PAD (and MASK) compete, as in the paper's code.
+    """
+
+    def candidates(key, target_BL, seen_BX, items: Items) -> losses.Catalogue:
+        del key, target_BL  # full CE draws nothing
+        allowed_V = items.is_item_V | include_padding
+        return losses.Catalogue(allowed_V, seen_BX if exclude_window else None)
+
+    return Objective(candidates, losses.ce)
+
+
+def sampled_ce(*, num_negatives: int = 3000, exclude: str = "window") -> Objective:
+    """Softmax cross-entropy against negatives shared by a sequence's positions.
+
+    Args:
+      num_negatives: S, drawn uniformly without replacement for each sequence from the
+        items of the training part that it has not seen.
+      exclude: "window", the items of the sequence's window (the paper's rule), or
+        "history", all of the user's training items.
+    """
+    check_exclude(exclude)
+
+    def candidates(key, target_BL, seen_BX, items: Items):
+        del target_BL
+        keys_B = jax.random.split(key, seen_BX.shape[0])
+        num_pool, num_seen = len(items.pool.item_A), seen_BX.shape[1]
+        if 2 * num_negatives > num_pool:
+            # Most of the pool: drawing the few that are left out is cheaper, and so is
+            # the loss, which needs no gather.
+            size = num_seen + num_pool - num_negatives
+            excluded_BX = jax.vmap(
+                lambda key, seen_X: negatives.uniform_complement(
+                    key, seen_X, items.pool, num_negatives=num_negatives, size=size
+                )
+            )(keys_B, seen_BX)
+            is_pool_V = items.pool.index_V < num_pool
+            return losses.Catalogue(is_pool_V, excluded_BX)
+        negative_BS = jax.vmap(
+            lambda key, seen_X: negatives.uniform_without_replacement(
+                key, seen_X, items.pool, num_negatives=num_negatives
+            )
+        )(keys_B, seen_BX)
+        return losses.Shared(negative_BS)
+
+    return Objective(candidates, losses.sampled_ce, num_negatives, exclude)
+
+
+def bce(*, num_negatives: int = 1, exclude: str = "window") -> Objective:
+    """Binary cross-entropy with negatives of each position's own.
+
+    Args:
+      num_negatives: S, drawn uniformly with replacement for each position.
+      exclude: as in `sampled_ce`.
+    """
+    check_exclude(exclude)
+    draw = _separate(num_negatives)
+    return Objective(draw, losses.bce, min(1, num_negatives), exclude)
+
+
+def gbce(
+    *, num_negatives: int = 256, calibration: float = 0.75, exclude: str = "window"
+) -> Objective:
+    """Generalised binary cross-entropy (gSASRec).
+
+    Args:
+      num_negatives: S, drawn uniformly with replacement for each position.
+      calibration: t, from 0 (plain BCE) to 1 (calibrated probabilities).
+      exclude: as in `sampled_ce`.
+    """
+    check_exclude(exclude)
+    if not 0 <= calibration <= 1:
+        raise InputError(f"loss.calibration must be in [0, 1]: got {calibration}.")
+
+    def loss(hidden_BLD, table_VD, target_BL, weight_BL, drawn):
+        candidates, num_pool = drawn
+        beta = 1.0 + calibration * (num_negatives / (num_pool - 1) - 1.0)
+        return losses.gbce(
+            hidden_BLD, table_VD, target_BL, weight_BL, candidates, beta=beta
+        )
+
+    draw = _separate(num_negatives)
+
+    def candidates(key, target_BL, seen_BX, items: Items):
+        drawn = draw(key, target_BL, seen_BX, items)
+        return drawn, jnp.float32(len(items.pool.item_A))
+
+    return Objective(candidates, loss, min(1, num_negatives), exclude)
+
+
+def _separate(num_negatives: int) -> Callable[..., losses.Separate]:
+    if num_negatives < 1:
+        raise InputError(f"loss.num_negatives must be at least 1: got {num_negatives}.")
+
+    def candidates(key, target_BL, seen_BX, items: Items) -> losses.Separate:
+        keys_B = jax.random.split(key, seen_BX.shape[0])
+        shape = (target_BL.shape[1], num_negatives)
+        negative_BLS = jax.vmap(
+            lambda key, seen_X: negatives.uniform_with_replacement(
+                key, seen_X, items.pool, shape=shape
+            )
+        )(keys_B, seen_BX)
+        return losses.Separate(negative_BLS)
+
+    return candidates
+
+
+def check_exclude(exclude: str) -> None:
+    """Raises InputError unless `exclude` names a rule."""
+    if exclude not in ("window", "history"):
+        raise InputError(
+            f"loss.exclude must be 'window' or 'history': got {exclude!r}."
+        )
+
+
+OBJECTIVES = {"ce": ce, "sampled_ce": sampled_ce, "bce": bce, "gbce": gbce}

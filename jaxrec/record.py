@@ -1,0 +1,76 @@
+"""What a result must carry to be believed: versions, device, commit; and atomic files."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes readable JSON beside `path` and moves it there when it is whole."""
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
+    ) as file:
+        try:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
+    found = {"python": platform.python_version()}
+    for package in ("jaxrec", *packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"  # run from a source tree
+    return found
+
+
+def device() -> str:
+    """The accelerator, or the processor and its cores."""
+    import jax
+
+    first = jax.devices()[0]
+    if first.platform != "cpu":
+        return f"{jax.device_count()} x {first.device_kind}"
+    return f"cpu: {_processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.machine()
+
+
+def commit() -> str | None:
+    """The commit of the source tree this runs from, "+" if it is changed; None outside."""
+
+    def git(*args: str) -> str | None:
+        folder = Path(__file__).resolve().parent
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *args], capture_output=True, text=True
+            )
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head = git("rev-parse", "HEAD")
+    if head is None or git("ls-files", "--error-unmatch", __file__) is None:
+        return None
+    return head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

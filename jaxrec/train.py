@@ -1,0 +1,279 @@
+"""Trains an experiment, epoch by epoch, to its early stop; and the command for it.
+
+    python -m jaxrec.train --config configs/ml1m_sasrec_ce.py
+
+A run lives in its workdir: config.json, metrics.jsonl (a line an epoch), checkpoints/,
+and, at the end, result.json and ranks.npz (the rank of every held-out row).
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec import config, data, evaluate, experiment, models, record
+from jaxrec.checkpoint import Checkpoints
+from jaxrec.command import command_parser, parse_command, run_command
+from jaxrec.errors import InputError
+from jaxrec.experiment import Experiment
+from jaxrec.loop import Run, interruptible
+from jaxrec.ranking import Ranks
+from jaxrec.writers import Console, JsonLines, TensorBoard, Writer, duration
+
+
+def train(
+    settings: Mapping,
+    workdir: str | Path | None = None,
+    *,
+    frame: Any = None,
+    resume: bool = False,
+    log: Callable[[str], None] = print,
+) -> dict:
+    """Trains to the early stop, restores the best epoch and ranks the test part.
+
+    Args:
+      settings: a config: its sections are arguments of `datasets.load`, an encoder, an
+        objective, an optimiser, `experiment.Training` and `experiment.Evaluation`.
+      workdir: the run's folder; by default runs/<data>-<method>-seed<seed>.
+      frame: a table of interactions in memory, in place of data.name or data.path.
+      resume: go on with the run in workdir, to the bits it would have had.
+      log: takes lines of text.
+
+    Returns:
+      What result.json holds.
+
+    Raises:
+      InputError: a wrong option or value, or a workdir that holds another run.
+      FloatingPointError: the loss was not finite; the message names the epoch.
+      KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
+    """
+    built = experiment.build(settings, frame)
+    workdir = Path(workdir or default_workdir(built))
+    finished = open_workdir(workdir, built, resume=resume)
+    if finished is not None:
+        log(f"{workdir} is finished; nothing is left to do")
+        return finished
+    log(describe(built, workdir))
+    with Checkpoints(workdir) as checkpoints, ExitStack() as stack:
+        run = Run(built, checkpoints)
+        if run.progress.epoch or run.progress.steps_done:
+            log(f"resumed  after epoch {run.progress.epoch}, step {run.state.step}")
+        writers = open_writers(run, workdir, log)
+        for writer in writers:
+            stack.callback(writer.close)
+        with interruptible() as interrupted:
+            params = run.fit(writers, interrupted)
+    return conclude(run, params, workdir, log)
+
+
+def default_workdir(built: Experiment) -> Path:
+    """runs/<data>-<method>-seed<seed>, under the current folder."""
+    name, method = built.split.dataset.name, built.config["method"]
+    return Path("runs") / f"{name}-{method}-seed{built.training.seed}"
+
+
+def open_workdir(workdir: Path, built: Experiment, *, resume: bool) -> dict | None:
+    """Makes the folder of a new run, or checks that the run in it may go on.
+
+    Returns:
+      The result, if the run in it is finished and is to be resumed.
+    """
+    statistics = {**data.statistics(built.split), "split_sha256": built.split.sha256()}
+    if not (workdir / "config.json").exists():
+        if resume:
+            raise InputError(f"there is no run to resume in {workdir}: drop --resume.")
+        if workdir.exists() and any(workdir.iterdir()):
+            raise InputError(
+                f"{workdir} is not empty, and what it holds is no run. Choose another "
+                "--workdir."
+            )
+        workdir.mkdir(parents=True, exist_ok=True)
+        record.write_json(workdir / "data.json", statistics)
+        record.write_json(workdir / "config.json", built.config)
+        return None
+    if not resume:
+        raise InputError(
+            f"{workdir} holds a run already. Add --resume to go on with it, or choose "
+            "another --workdir."
+        )
+    check_same(workdir, built.config, statistics["split_sha256"])
+    result = workdir / "result.json"
+    return json.loads(result.read_text()) if result.exists() else None
+
+
+def check_same(workdir: Path, settings: Mapping, split_sha256: str) -> None:
+    """Raises InputError if a run would go on with another config or other data."""
+    path = workdir / "config.json"
+    old = config.from_json(path.read_text(), source=str(path))
+    differences = [
+        f"{section}.{key} was {value!r}, is {settings.get(section, {}).get(key)!r}"
+        for section in config.SECTIONS
+        for key, value in old.get(section, {}).items()
+        if settings.get(section, {}).get(key) != value
+    ]
+    if differences:
+        raise InputError(
+            f"the run in {workdir} was started with other options: "
+            f"{'; '.join(differences)}. Give the same ones, or another --workdir."
+        )
+    old_sha256 = json.loads((workdir / "data.json").read_text())["split_sha256"]
+    if old_sha256 != split_sha256:
+        raise InputError(
+            f"the run in {workdir} was started on other data: its split has the hash "
+            f"{old_sha256[:12]}, this one {split_sha256[:12]}. Restore the file, or "
+            "choose another --workdir."
+        )
+
+
+def describe(built: Experiment, workdir: Path) -> str:
+    """What is about to run, for a person."""
+    stats = data.statistics(built.split)
+    sections = built.config
+    window = built.recipe.max_length
+    return "\n".join(
+        [
+            f"data     {stats['name']}: {stats['users']:,} users, {stats['items']:,} "
+            f"items, {stats['interactions']:,} interactions; a user has "
+            f"{stats['length_median']:g} in the median, {stats['length_min']} to "
+            f"{stats['length_max']}",
+            f"model    {sections['model']['name']}, window {window}; loss "
+            f"{sections['loss']['name']}; {sections['optim']['name']}; seed "
+            f"{built.training.seed}",
+            f"device   {record.device()}",
+            f"workdir  {workdir}",
+        ]
+    )
+
+
+def open_writers(run: Run, workdir: Path, log: Callable[[str], None]) -> list[Writer]:
+    """A console, metrics.jsonl, and TensorBoard where it is asked for."""
+    built, epoch = run.experiment, run.progress.epoch
+    training, monitor = built.training, built.evaluation.monitor
+    writers: list[Writer] = [
+        Console(monitor, training.max_epochs, epoch, log),
+        JsonLines(workdir / "metrics.jsonl", keep=epoch),
+    ]
+    if training.tensorboard:
+        writers.append(TensorBoard(workdir / "tensorboard"))
+    return writers
+
+
+def conclude(run: Run, params, workdir: Path, log: Callable[[str], None]) -> dict:
+    """Ranks both held-out parts by the best parameters; writes and shows the result."""
+    built, split = run.experiment, run.experiment.split
+    ranks = {
+        part: built.evaluator.ranks(params, built.evaluator.cut(getattr(split, part)))
+        for part in ("valid", "test")
+    }
+    floor = evaluate.popularity_ranks(split, split.test)
+    result = make_result(run, ranks, floor)
+    save_ranks(workdir / "ranks.npz", split, ranks)
+    record.write_json(workdir / "result.json", result)
+    log(summary(result))
+    return result
+
+
+def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:
+    """What result.json holds: the metrics, and all it takes to believe them."""
+    built, progress = run.experiment, run.progress
+    evaluation, split = built.evaluation, built.split
+
+    def means(of: Ranks, filter_seen: bool = evaluation.filter_seen) -> dict:
+        return evaluate.summary(of, evaluation.metrics, filter_seen)
+
+    return {
+        "dataset": split.dataset.name,
+        "method": built.config["method"],
+        "seed": built.training.seed,
+        "test": means(ranks["test"]),
+        "test_unfiltered": means(ranks["test"], False),
+        "test_popularity": means(floor),
+        "valid": means(ranks["valid"]),
+        "best_epoch": progress.best_epoch,
+        "epochs": progress.epoch,
+        "num_params": models.num_parameters(run.state.params),
+        "data": data.statistics(split),
+        "split_sha256": split.sha256(),
+        "protocol": {
+            "split": built.config["data"]["split"],
+            "filter_seen": evaluation.filter_seen,
+            "history_filtered": "whole",
+            "target_in_history": "miss" if evaluation.filter_seen else "ranked",
+            "candidates": "every item of the log",
+            "ties": "count against the target",
+            "window": built.recipe.max_length,
+            "valid_rows": int((run.valid.order_N >= 0).sum()),
+            "test_targets_tied": int((ranks["test"].ties > 0).sum()),
+        },
+        "seconds": {
+            "compile": round(progress.compile_s, 3),
+            "train": round(progress.train_s, 3),
+            "total": round(progress.total_s, 3),
+        },
+        "device": record.device(),
+        "versions": record.versions(),
+        "commit": record.commit(),
+        "config": built.config,
+    }
+
+
+def save_ranks(path: Path, split, ranks: Mapping[str, Ranks]) -> None:
+    """The rank of every held-out row, for comparisons over users."""
+    arrays = {}
+    for part, of in ranks.items():
+        arrays[f"{part}_user"] = getattr(split, part).user
+        for name in Ranks._fields:
+            arrays[f"{part}_{name}"] = getattr(of, name)
+    np.savez_compressed(path, **arrays)
+
+
+def summary(result: Mapping) -> str:
+    """The result for a person: the test metrics beside those of popularity."""
+    names = list(result["test"])
+    rows = {
+        "test": result["test"],
+        "valid": result["valid"],
+        "popularity": result["test_popularity"],
+    }
+    seconds = result["seconds"]
+    lines = [
+        f"best     epoch {result['best_epoch']} of {result['epochs']}; "
+        f"{result['num_params']:,} parameters; {duration(seconds['total'])}, of them "
+        f"{duration(seconds['train'])} training and {duration(seconds['compile'])} "
+        "compiling",
+        " " * 12 + "".join(f"{name:>10}" for name in names),
+    ]
+    for row, values in rows.items():
+        cells = "".join(f"{values[name]:>10.4f}" for name in names)
+        lines.append(f"{row:<12}{cells}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    parser = command_parser("python -m jaxrec.train", "Train to the early stop.")
+    parser.add_argument("--config", required=True, help="a file such as configs/*.py")
+    parser.add_argument(
+        "--workdir",
+        help="the run's folder; runs/<data>-<method>-seed<seed> if not given",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run in the workdir"
+    )
+    flags, options = parse_command(parser, argv)
+    settings = config.override(
+        config.read(flags.config),
+        options,
+        experiment.targets(),
+        supplied=experiment.SUPPLIED,
+        source=flags.config,
+    )
+    train(settings, flags.workdir, resume=flags.resume)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
