@@ -35,7 +35,7 @@ BERT4REC = {
     "num_positions": 200,
 }
 GRU4REC = {"name": "gru4rec", "num_layers": 1}
-# BERT4Rec trains on a fifth of the positions of an epoch, and is given twice the epochs.
+# An epoch of BERT4Rec has targets at a fifth of the positions; it gets more epochs.
 NEXT_ITEM = {"max_epochs": 100, "patience": 10}
 CLOZE = {"max_epochs": 200, "patience": 20, "mask_probability": 0.2}
 # name: (encoder, loss, what the objective adds to training)

@@ -86,7 +86,7 @@ def log_on_device(dataset: Dataset) -> Log:
 
 
 def windows(log: Log, start_B: Array, end_B: Array, *, length: int) -> Array:
-    """The last `length` items of each `item_I[start:end]`, right-padded: int32 [B, L]."""
+    """The last `length` items of `item_I[start:end]`, right-padded: int32 [B, L]."""
     first_B = jnp.maximum(start_B, end_B - length)
     index_BL = first_B[:, None] + jnp.arange(length, dtype=jnp.int32)[None]
     tokens_BL = log.item_I.at[index_BL].get(mode="fill", fill_value=0)
@@ -193,6 +193,7 @@ def assign_slots(length_B: np.ndarray, row_length: int) -> tuple[np.ndarray, int
       slot_B int32, where each window begins in the flattened rows, and the number of
       rows used. A window never crosses the end of a row.
     """
+    assert length_B.max(initial=0) <= row_length, "a window is longer than a row"
     slot_B = np.zeros(len(length_B), np.int32)
     open_rows: list[tuple[int, int]] = []  # (free tokens, row), ascending
     num_rows = 0

@@ -86,7 +86,7 @@ class Checkpoints:
         return restored["state"], restored["best"], restored["progress"]
 
     def restore_best(self, like: Any) -> Any:
-        """The best parameters alone; `like` gives shapes and dtypes. Raises as above."""
+        """The best parameters alone; `like` gives shapes, dtypes. Raises as above."""
         import orbax.checkpoint as ocp
 
         return self._restore(best=ocp.args.StandardRestore(_abstract(like)))["best"]
@@ -104,9 +104,10 @@ class Checkpoints:
         try:
             return manager.restore(step, args=ocp.args.Composite(**items))
         except ValueError as error:
+            reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(":")
             raise InputError(
                 f"the checkpoint {manager.directory}/{step} does not fit this model: "
-                f"{str(error).splitlines()[0]} Use the config it was made with."
+                f"{reason}. Use the config it was made with."
             ) from error
 
 

@@ -75,14 +75,13 @@ def checked(
       InputError: an id, a time or a rating is missing, or is no time or number.
     """
     pd = pandas()
-
     convert = {"timestamp": _times, "rating": _numbers}
     result = {}
     for ours, column in names.items():
         values = frame[ours]
         is_missing = values.isna().to_numpy()
         if not pd.api.types.is_numeric_dtype(values):
-            is_missing = is_missing | (values == "").to_numpy(bool)
+            is_missing = is_missing | (values == "").fillna(False).to_numpy(bool)
         _refuse(is_missing, f"column {column!r} has no value", place)
         if ours in convert:
             values = convert[ours](values, column, place)
@@ -93,7 +92,6 @@ def checked(
 def integers_or_text(column: Series) -> Series:
     """As integers where every string is the one way to write its number."""
     pd = pandas()
-
     number_of_row, uniques = pd.factorize(column)
     if (number_of_row < 0).any() or not all(map(INTEGER.fullmatch, uniques)):
         return column
@@ -106,7 +104,6 @@ def integers_or_text(column: Series) -> Series:
 def codes(column: Series) -> tuple[np.ndarray, Any]:
     """Each row's id as 0..n-1, int64 [I], and the n ids, in the order of appearance."""
     pd = pandas()
-
     code_I, ids = pd.factorize(column)
     if (code_I < 0).any():
         raise InputError(
@@ -133,7 +130,6 @@ def sorted_codes(column: Series) -> tuple[np.ndarray, np.ndarray]:
 def _id_array(ids: np.ndarray, name) -> np.ndarray:
     """The ids as int64, uint64 or fixed-width strings, which need no pickle to save."""
     pd = pandas()
-
     kind = pd.api.types.infer_dtype(ids, skipna=False)
     if kind == "string":
         return ids.astype(str)
@@ -159,26 +155,24 @@ def _integer_array(numbers: list[int]) -> np.ndarray | None:
 def _times(values: Series, column: str, place) -> Series:
     """Numbers as given; datetimes and ISO 8601 strings as datetimes in UTC."""
     pd = pandas()
-
     values = values.infer_objects()
     if not pd.api.types.is_datetime64_any_dtype(values):
         if _is_numeric(values):
             return _numbers(values, column, place)
         text = values.astype(str)
         values = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-        is_number = pd.to_numeric(text, errors="coerce").notna().to_numpy()
         is_bad = values.isna().to_numpy()
-        if is_number.sum() > (~is_bad).sum():
-            is_bad = ~is_number  # meant as numbers
-        _refuse(
-            is_bad, f"column {column!r} has no number or ISO 8601 time", place, text
-        )
+        if is_bad.any():
+            is_number = pd.to_numeric(text, errors="coerce").notna().to_numpy()
+            is_meant_as_numbers = is_number.sum() > (~is_bad).sum()
+            is_bad = ~is_number if is_meant_as_numbers else is_bad
+            problem = f"column {column!r} has no number or ISO 8601 time"
+            _refuse(is_bad, problem, place, text)
     return pd.to_datetime(values, utc=True).dt.tz_localize(None)
 
 
 def _is_numeric(values: Series) -> bool:
     pd = pandas()
-
     try:
         pd.to_numeric(values)
     except (TypeError, ValueError):
@@ -189,7 +183,6 @@ def _is_numeric(values: Series) -> bool:
 def _numbers(values: Series, column: str, place) -> Series:
     """int64 or finite float64."""
     pd = pandas()
-
     numbers = pd.to_numeric(values, errors="coerce")
     if pd.api.types.is_integer_dtype(numbers):
         if numbers.max() <= np.iinfo(np.int64).max:

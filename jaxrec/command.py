@@ -74,7 +74,9 @@ def parse_command(
     if unknown:
         known = re.findall(r"--\w[\w-]*", parser.format_usage())
         word = unknown[0].partition("=")[0]
-        near = config.suggestion(word, [*known, "--config."], what="flags")
+        near = config.suggestion(
+            word, [*known, "--config.section.option"], what="flags"
+        )
         raise InputError(f"{parser.prog} has no flag {word!r}{near}.")
     return flags, options
 

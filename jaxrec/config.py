@@ -186,28 +186,6 @@ def override(
     return complete(config, targets, supplied=supplied, source=source)
 
 
-def arguments(config: Mapping, section: str) -> dict:
-    """The keyword arguments of a section's function: its options without our `name`."""
-    options = dict(config[section])
-    if section in NAMED:
-        options.pop("name", None)
-    return options
-
-
-def differences(old: Mapping, new: Mapping) -> list[str]:
-    """What differs between two experiments, an option a line.
-
-    >>> differences({"train": {"seed": 0}}, {"train": {"seed": 1}, "method": "ce"})
-    ["method: unset, now 'ce'", 'train.seed: 0, now 1']
-    """
-    before, after = _flat(old), _flat(new)
-    return [
-        f"{path}: {before.get(path, 'unset')}, now {after.get(path, 'unset')}"
-        for path in sorted({*before, *after})
-        if before.get(path) != after.get(path)
-    ]
-
-
 def to_json(config: Mapping) -> str:
     """The experiment as indented JSON; `from_json` gives an equal one back."""
     return json.dumps(config, indent=2) + "\n"
@@ -258,13 +236,13 @@ def _find(path: Path) -> Path:
     packaged = folder.joinpath(*path.parts[is_prefixed:])
     if packaged.is_file():
         return packaged
-    ours = [f"configs/{file.name}" for file in folder.glob("[!_]*.py")]
-    beside = [str(file) for file in path.parent.glob("[!_]*.py")]
-    known = sorted({*ours, *beside})
-    close = difflib.get_close_matches(str(path), known)
-    if close:
-        raise InputError(f"no config file {path}; did you mean {' or '.join(close)}?")
-    raise InputError(f"no config file {path}; there are {', '.join(known)}.")
+    ours = [Path("configs", file.name) for file in folder.glob("[!_]*.py")]
+    files = sorted({*ours, *path.parent.glob("[!_]*.py")})
+    close = difflib.get_close_matches(path.stem, [file.stem for file in files])
+    near = [str(file) for file in files if file.stem in close]
+    if near:
+        raise InputError(f"no config file {path}; did you mean {' or '.join(near)}?")
+    raise InputError(f"no config file {path}; there are {', '.join(map(str, files))}.")
 
 
 @contextlib.contextmanager
@@ -308,17 +286,6 @@ def _place(error: Exception, root: Path) -> str:
     return ""
 
 
-def _flat(config: Mapping) -> dict[str, str]:
-    """Option -> value, both as text; a list is a tuple, since JSON has only lists."""
-    flat = {}
-    for key, value in signature.plain(config).items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{option}": repr(value[option]) for option in value}
-        else:
-            flat[key] = repr(value)
-    return flat
-
-
 def _checked(config: Mapping, source: str) -> dict:
     """A deep copy in plain values."""
     copy = {}
@@ -355,9 +322,9 @@ def _schema(config: Mapping, targets: Targets, supplied: Supplied, source) -> Sc
 def _options(function: Callable, section: str) -> dict[str, signature.Option]:
     options = signature.options(function)
     if section in NAMED:
-        # Ours comes first; the `name` of a Linen module is another thing.
-        options.pop("name", None)
-        return {"name": signature.Option(str, signature.REQUIRED), **options}
+        # A Linen module has a `name` of its own, whose place ours takes.
+        ours = {"name": signature.Option(str, signature.REQUIRED)}
+        return ours | options | ours
     return options
 
 

@@ -27,7 +27,7 @@ class Dataset:
       offsets: int64 [U + 1], user u owns `items[offsets[u]:offsets[u + 1]]`.
       user_ids: [U], the caller's id of each user.
       item_ids: [num_items], the caller's id of item i is `item_ids[i - 1]`.
-      timestamps: [I] int64 seconds or any numeric time, or None where times are unknown.
+      timestamps: [I] int64 or float64, of any unit, or None where they are unknown.
       name: what the results call it.
       report: what reading and filtering saw and removed, for the record.
     """
@@ -63,8 +63,8 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of offsets, items and both id tables: equal logs, equal hash."""
         digest = hashlib.sha256()
-        digest.update(np.ascontiguousarray(self.offsets, "<i8"))
-        digest.update(np.ascontiguousarray(self.items, "<i4"))
+        digest.update(np.ascontiguousarray(self.offsets, "<i8").data)
+        digest.update(np.ascontiguousarray(self.items, "<i4").data)
         for ids in (self.user_ids, self.item_ids):
             digest.update("\n".join(map(str, ids.tolist())).encode())
             digest.update(b"\0")
@@ -72,7 +72,7 @@ class Dataset:
 
 
 def check_csr(items, offsets, num_users: int, num_items: int) -> None:
-    """Raises InputError unless (items, offsets) is a log of that many users and items."""
+    """Raises InputError unless they are a log of that many users and items."""
     if len(offsets) != num_users + 1 or offsets[0] != 0 or offsets[-1] != len(items):
         raise InputError(
             f"offsets must run from 0 to {len(items)} (the number of interactions) in "
@@ -122,7 +122,7 @@ class Split:
         return self.train_end - self.dataset.offsets[:-1]
 
     def train_item_counts(self) -> np.ndarray:
-        """Training interactions of each row of the item table, int64 [num_items + 1]."""
+        """Training interactions of each item, int64 [num_items + 1], by its id."""
         dataset = self.dataset
         num_kept = np.repeat(self.train_lengths, dataset.lengths)
         position = np.arange(dataset.num_interactions) - np.repeat(
@@ -135,12 +135,12 @@ class Split:
         """Hash of the log and of every boundary: equal splits, equal hash."""
         digest = hashlib.sha256(self.dataset.sha256().encode())
         for array in (self.train_end, *self.valid, *self.test):
-            digest.update(np.ascontiguousarray(array, "<i8"))
+            digest.update(np.ascontiguousarray(array, "<i8").data)
         return digest.hexdigest()
 
 
 def leave_one_out(dataset: Dataset) -> Split:
-    """The paper's split: each user's last item is the test, the one before it validation.
+    """The paper's split: a user's last item is the test, the one before it validation.
 
     The test history includes the validation item; nothing is trained again. A user
     with fewer than three interactions trains only (the paper's files have none).

@@ -21,7 +21,7 @@ _STEAM = "git:d277c3a119f12764dc2822eca9684949a516b244"
 
 
 class Public(NamedTuple):
-    """A data set of the paper: one text file, 'user item' a line.
+    """A data set of the paper: one text file, 'user item' a line, in time order.
 
     remotes: where it is, pinned to a commit.
     checksum: of the text file, or "" where only that of its zip is published.
@@ -39,13 +39,16 @@ PUBLIC = {
         ),
         _ML_1M,
     ),
-    # BERT4Rec's repository has a zip of ml-20m too, but nothing says that it holds the
-    # same text.
     "ml-20m": Public(
         (
             download.Remote(
                 _PAPER + "ml-20m.txt.zip",
                 "git:0d5275e9474179c96f1d3ed75d273f9de269f52a",
+            ),
+            # The same text, as the paper's README says.
+            download.Remote(
+                _BERT4REC + "ml-20m.zip",
+                "git:94df4e7735d9776c21561168b6ee437bf969335a",
             ),
         )
     ),
@@ -163,10 +166,14 @@ def locate(name: str, path: str | os.PathLike = "") -> pathlib.Path:
         return pathlib.Path(path).expanduser()
     if name not in PUBLIC:
         names = [*PUBLIC, "synthetic"]
+        if not name:
+            raise InputError(
+                "no data is named: give data.path=FILE or data.name=NAME, one of "
+                f"{', '.join(names)}."
+            )
         near = config.suggestion(name, names, what="names")
-        what = f"no data set is named {name!r}{near}" if name else "no data is given"
         raise InputError(
-            f"{what}. Say data.name=NAME ({', '.join(names)}) or data.path=FILE."
+            f"no data set is named {name!r}{near}. Your own file goes to data.path."
         )
     public = PUBLIC[name]
     cached = _cache() / f"{name}.txt"

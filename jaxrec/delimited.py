@@ -82,7 +82,6 @@ def parse(
       InputError: a row has too many or too few fields, or is not UTF-8.
     """
     pd = pandas()
-
     width = len(header(path, layout))
     empty = [k for k, name in enumerate(layout.columns) if name.startswith("_")]
     chunks, is_suspect = [], False
@@ -99,7 +98,6 @@ def parse(
                 keep_default_na=False,
                 na_values=_MISSING,
                 quoting=layout.quoting,
-                float_precision="round_trip",
                 compression=None,
                 chunksize=_CHUNK_ROWS,
                 low_memory=False,
@@ -191,5 +189,5 @@ def _lines(path) -> Iterator[str]:
                 yield line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
                 raise InputError(
-                    f"{path}, line {number}: not UTF-8 text. Convert or unpack the file."
+                    f"{path}, line {number}: not UTF-8 text. Convert or unpack it."
                 ) from None

@@ -137,7 +137,7 @@ def _unzip(archive_path: str, name: str, file: IO[bytes], *, max_bytes: int) -> 
             paths = [pathlib.PurePosixPath(member.filename) for member in members]
             is_inside = all(not p.is_absolute() and ".." not in p.parts for p in paths)
             if not is_inside or [p.name for p in paths] != [name]:
-                held = ", ".join(map(str, paths[:3]))
+                held = ", ".join(map(str, paths[:3])) or "nothing"
                 raise _Failure(f"the zip must hold {name} alone: it holds {held}")
             with archive.open(members[0]) as reader:
                 _copy(reader, file, max_bytes)

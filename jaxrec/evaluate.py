@@ -21,7 +21,8 @@ _CHUNK_SCORES = 2**26
 class Chunks(NamedTuple):
     """Held-out rows cut into chunks of equal shape and nearly equal work.
 
-    order_N: int, the row of the holdout that each place of the flattened chunks holds.
+    order_N: int, the row of the holdout that each place of the flattened chunks holds;
+      -1 for a filler.
     rows: `Rows` with a leading axis of chunks.
     num_rows: R; capacity: H; see `ranking.rank_step`.
     """
@@ -35,7 +36,12 @@ class Chunks(NamedTuple):
 def cut(
     split: Split, holdout: Holdout, *, batch_size: int, max_length: int, is_cloze: bool
 ) -> Chunks:
-    """Deals the rows, longest history first, to chunks in turn, so that all weigh alike."""
+    """Deals the rows, longest history first, to chunks in turn: all weigh alike."""
+    if len(holdout.user) == 0:
+        raise InputError(
+            f"a holdout needs at least one row to be ranked: one of "
+            f"{split.dataset.name} has none. Check the split and eval.max_valid_users."
+        )
     start_N = split.dataset.offsets[holdout.user]
     length_N = holdout.end - start_N
     num_chunks = -(-len(start_N) // batch_size)
@@ -51,12 +57,8 @@ def cut(
     start_CB, end_CB = chunked(start_N), chunked(holdout.end)
     window_CB = np.minimum(end_CB - start_CB + is_cloze, max_length)
     packed = [batches.assign_slots(window_B, max_length) for window_B in window_CB]
-    rows = Rows(
-        start_CB,
-        end_CB,
-        chunked(holdout.target),
-        np.stack([slot_B for slot_B, _ in packed]),
-    )
+    slot_CB = np.stack([slot_B for slot_B, _ in packed])
+    rows = Rows(start_CB, end_CB, chunked(holdout.target), slot_CB)
     place_N = np.concatenate([c * size + np.arange(n) for c, n in enumerate(dealt)])
     order = np.full(num_chunks * size, -1)
     order[place_N] = order_N
@@ -172,13 +174,20 @@ def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -
     chunks = cut(split, holdout, batch_size=batch_size, max_length=1, is_cloze=False)
 
     @jax.jit
-    def step(rows: Rows):
+    def step(log: Log, is_first_I: jax.Array, rows: Rows):
+        # The log comes as an argument: a constant would be copied into the program.
         seen = ranking.seen_items(log, is_first_I, rows, capacity=chunks.capacity)
-        ones_B1 = jnp.ones((len(rows.target_B), 1))
-        return ranking.target_ranks(ones_B1, count_V1, is_item_V, rows.target_B, seen)
+        return ranking.target_ranks(
+            jnp.ones((len(rows.target_B), 1)),
+            count_V1,
+            is_item_V,
+            rows.target_B,
+            seen,
+            item_chunk=item_chunk(len(count_V1), batch_size),
+        )
 
     pending = [
-        step(Rows(*(x[c] for x in chunks.rows)))
+        step(log, is_first_I, Rows(*(x[c] for x in chunks.rows)))
         for c in range(len(chunks.rows.start_B))
     ]
     return gather(jax.device_get(pending), chunks.order_N)

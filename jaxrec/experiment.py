@@ -8,7 +8,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import batches, config, datasets, models, negatives, objectives, optim
@@ -74,7 +73,7 @@ class Evaluation:
 
 
 def targets() -> dict[str, Callable[[Mapping], Callable]]:
-    """For each section of a config, how to find the callable whose arguments it holds."""
+    """Section of a config -> how to find the callable whose arguments it holds."""
 
     def named(table: Mapping[str, Callable], what: str):
         return lambda section: config.resolve(section["name"], table, what=what)

@@ -118,7 +118,9 @@ class Run:
         self.num_rows = max(self.plan(epoch).num_rows for epoch in range(3))
         self.compiled: dict[tuple[int, int], jax.stages.Compiled] = {}
         self.progress = Progress()
-        self.state: TrainState = steps.init_state(experiment.recipe)
+        # One program: eagerly, each initialiser would be compiled on its own.
+        init = jax.jit(partial(steps.init_state, experiment.recipe))
+        self.state: TrainState = init()
         best = self.state.params
         if checkpoints.exists:
             self.state, best, saved = checkpoints.restore(self.state)

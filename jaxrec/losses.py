@@ -28,8 +28,8 @@ class Catalogue(NamedTuple):
     """The target competes with all of `allowed`, less `excluded` of its sequence.
 
     allowed_V: bool, one a row of the table; PAD and MASK are normally False.
-    excluded_BX: int32 ids left out for a whole sequence, 0-padded, or None. A position's
-      own target is never left out.
+    excluded_BX: int32 ids left out for a whole sequence, 0-padded, or None. The target
+      of a position is never left out of it.
     """
 
     allowed_V: Array
@@ -151,7 +151,7 @@ _chunked_ce.defvjp(_chunked_ce_forward, _chunked_ce_backward)
 
 
 def _scan_ce(hidden_ND, table_VD, flat, candidates, *, with_gradients: bool):
-    """Loop over as many chunks as there are positions to fill: (sum, dhidden, dtable)."""
+    """Loop over as many chunks as the positions fill: (sum, dhidden, dtable)."""
     num_positions, width = hidden_ND.shape
     size = chunk_size(table_VD.shape[0], num_positions)
     num_padded = -(-num_positions // size) * size
@@ -176,7 +176,8 @@ def _scan_ce(hidden_ND, table_VD, flat, candidates, *, with_gradients: bool):
         unnormalised_nV = jnp.exp(score_nV - highest_n1)
         total_n1 = unnormalised_nV.sum(axis=-1, keepdims=True)
         target_score_n1 = jnp.take_along_axis(score_nV, target_n[:, None], axis=-1)
-        loss_n1 = jnp.log(total_n1) + highest_n1 - target_score_n1
+        # In this order: a large highest score would swallow the logarithm.
+        loss_n1 = jnp.log(total_n1) + (highest_n1 - target_score_n1)
         loss_sum += jnp.where(weight_n > 0, weight_n * loss_n1[:, 0], 0).sum()
         if with_gradients:
             grad_nV = unnormalised_nV * (weight_n[:, None] / total_n1)
@@ -205,18 +206,18 @@ def _candidate_mask(candidates: Catalogue, sequence_n: Array) -> Array:
     allowed_1V = candidates.allowed_V[None]
     if candidates.excluded_BX is None:
         return allowed_1V
-    # A chunk of n positions, in the order of sequences, touches at most n sequences,
-    # all from its first to its last: one mask for each of them, no more than the
-    # chunk's own scores.
-    num_sequences = candidates.excluded_BX.shape[0]
-    num_local = min(len(sequence_n), num_sequences)
-    first = jnp.minimum(sequence_n[0], num_sequences - num_local)
-    excluded_GX = jax.lax.dynamic_slice_in_dim(candidates.excluded_BX, first, num_local)
+    # The n positions of a chunk are in the order of sequences and belong to at most n
+    # of them: one mask for each, no more than the chunk's own scores. They are counted
+    # off, since sequences without a position may leave wide gaps between them.
+    num_local = min(len(sequence_n), candidates.excluded_BX.shape[0])
+    local_n = jnp.cumsum(jnp.diff(sequence_n, prepend=sequence_n[:1]) > 0)
+    sequence_G = jnp.zeros((num_local,), jnp.int32).at[local_n].set(sequence_n)
+    excluded_GX = candidates.excluded_BX[sequence_G]
     mask_GV = jnp.broadcast_to(allowed_1V, (num_local, allowed_1V.shape[1]))
     mask_GV = mask_GV.at[jnp.arange(num_local)[:, None], excluded_GX].set(False)
     # Id 0 pads the list of the excluded; whether PAD competes is for allowed_V to say.
     mask_GV = mask_GV.at[:, 0].set(candidates.allowed_V[0])
-    return mask_GV[jnp.clip(sequence_n - first, 0, num_local - 1)]
+    return mask_GV[local_n]
 
 
 def sampled_ce(
@@ -228,9 +229,9 @@ def sampled_ce(
 ) -> tuple[Array, Array]:
     """Softmax cross-entropy of the target against S sampled negatives.
 
-    sum_n w_n (logsumexp(s_n,target, s_n,j for j in the negatives) - s_n,target), without
-    a correction for the sampling (logQ), as in the paper. Negatives shared by the
-    positions of a sequence make its scores one [L, D] x [D, S] matmul.
+    sum_n w_n (logsumexp(s_n,target, s_n,j for j in the negatives) - s_n,target),
+    without a correction for the sampling (logQ), as in the paper. Negatives shared by
+    the positions of a sequence make its scores one [L, D] x [D, S] matmul.
 
     When S is most of the catalogue it is cheaper to leave the other items out of the
     whole: candidates that come as a `Catalogue` less the items not drawn are the same
@@ -247,9 +248,10 @@ def sampled_ce(
         hidden_LD = hidden_LD.astype(jnp.float32)
         score_LS = jnp.dot(hidden_LD, table_VD[negative_S].T)
         target_score_L = (hidden_LD * table_VD[target_L]).sum(axis=-1)
-        others_L = jax.nn.logsumexp(score_LS, axis=-1)
-        # log(e^t + e^o) - t = softplus(o - t)
-        return (weight_L * jax.nn.softplus(others_L - target_score_L)).sum()
+        # log(e^t + sum e^s) - t = softplus(logsumexp(s - t)), which is exact whatever
+        # the scores have in common.
+        others_L = jax.nn.logsumexp(score_LS - target_score_L[:, None], axis=-1)
+        return (weight_L * jax.nn.softplus(others_L)).sum()
 
     loss_sum = _sum_over_chunks(
         one_sequence, (hidden_BLD, target_BL, weight_BL, candidates.negative_BS), size=4
@@ -264,7 +266,7 @@ def bce(
     weight_BL: Array,
     candidates: Separate,
 ) -> tuple[Array, Array]:
-    """Binary cross-entropy of the target and S negatives a position, averaged over 1 + S.
+    """Binary cross-entropy of the target and S negatives a position: mean over 1 + S.
 
     sum_n w_n (softplus(-s_n,target) + sum_j softplus(s_nj)) / (1 + S). S = 1 is the
     original SASRec, at half its scale.
@@ -323,7 +325,7 @@ def gbce_beta(num_negatives: int, num_candidates: int, calibration: float) -> fl
 
     Source: Petrov & Macdonald, "gSASRec", RecSys 2023, equation 16.
 
-    >>> gbce_beta(1, 100, 0.0), gbce_beta(1, 100, 1.0)
+    >>> gbce_beta(1, 100, 0.0), round(gbce_beta(1, 100, 1.0), 6)
     (1.0, 0.01)
     """
     rate = num_negatives / num_candidates

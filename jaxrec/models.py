@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrec.errors import InputError
+
 PAD = 0
 _EMBEDDING_STDDEV = 0.02
 
@@ -49,6 +51,8 @@ def dropout(key: Array, x: Array, rate: float) -> Array:
       x's shape and dtype, with the same mean.
     """
     threshold = round(rate * 2**16)
+    if not 0 <= threshold < 2**16:
+        raise InputError(f"a dropout rate must be in [0, 1): got {rate}.")
     words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
     draws = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size]
     keep = (draws >= threshold).reshape(x.shape)
@@ -87,9 +91,9 @@ def _table_init(key: Array, shape: tuple[int, int]) -> Array:
 
 
 def attention_mask(segment_RT: Array, *, is_causal: bool) -> Array:
-    """Who may look at whom: bool [R, 1, T, M], True within a segment, and back if causal.
+    """Who may look at whom: bool [R, 1, T, M], True in a segment, and back if causal.
 
-    Padding is segment 0 and sees only padding, so that every row of the mask has a True.
+    Padding is segment 0 and sees only padding, so every row of the mask has a True.
     """
     mask_RTM = segment_RT[:, :, None] == segment_RT[:, None, :]
     if is_causal:
@@ -120,6 +124,11 @@ class Attention(nn.Module):
         self, query_RTD: Array, memory_RTD: Array, mask_R1TM: Array, *, train: bool
     ) -> Array:
         width = query_RTD.shape[-1]
+        if width % self.num_heads:
+            raise InputError(
+                "model.width must be a multiple of model.num_heads: got "
+                f"width={width}, num_heads={self.num_heads}."
+            )
         heads = (self.num_heads, width // self.num_heads)
 
         def project(name: str, x_RTD: Array) -> Array:
@@ -156,6 +165,11 @@ def _layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
     )
 
 
+def _normalised(x_RTD: Array, epsilon: float, name: str) -> Array:
+    """LN(x) in x's dtype, with the parameters of the calling module's `name`."""
+    return _layer_norm(epsilon, name)(x_RTD.astype(jnp.float32)).astype(x_RTD.dtype)
+
+
 # The paper's code leaves torch's packed [3D, D] projection at its Xavier-uniform
 # default: bound sqrt(6 / (D + 3D)), which a [D, D] kernel has at scale 1/2.
 _packed_xavier_uniform = nn.initializers.variance_scaling(0.5, "fan_avg", "uniform")
@@ -175,7 +189,7 @@ class SASRecBlock(nn.Module):
     @nn.compact
     def __call__(self, x_RTD: Array, mask_R1TM: Array, *, train: bool) -> Array:
         width = x_RTD.shape[-1]
-        query_RTD = _layer_norm(1e-8, "attention_norm")(x_RTD).astype(self.dtype)
+        query_RTD = _normalised(x_RTD, 1e-8, "attention_norm")
         attention = Attention(
             self.num_heads,
             self.dropout,
@@ -184,7 +198,7 @@ class SASRecBlock(nn.Module):
             name="attention",
         )
         x_RTD = query_RTD + attention(query_RTD, x_RTD, mask_R1TM, train=train)
-        x_RTD = _layer_norm(1e-8, "feed_forward_norm")(x_RTD).astype(self.dtype)
+        x_RTD = _normalised(x_RTD, 1e-8, "feed_forward_norm")
         y_RTF = _dense(width, self.dtype, "inner")(x_RTD)
         y_RTF = nn.relu(Dropout(self.dropout)(y_RTF, train=train))
         y_RTD = _dense(width, self.dtype, "outer")(y_RTF)
@@ -192,7 +206,7 @@ class SASRecBlock(nn.Module):
 
 
 class PreNormBlock(nn.Module):
-    """x = x + drop(Attention(LN(x))); x = x + drop(W2 gelu(W1 LN(x))), inner width 4D."""
+    """x += drop(Attention(LN(x))); x += drop(W2 gelu(W1 LN(x))), inner width 4D."""
 
     num_heads: int
     dropout: float
@@ -201,7 +215,7 @@ class PreNormBlock(nn.Module):
     @nn.compact
     def __call__(self, x_RTD: Array, mask_R1TM: Array, *, train: bool) -> Array:
         width = x_RTD.shape[-1]
-        y_RTD = _layer_norm(1e-6, "attention_norm")(x_RTD).astype(self.dtype)
+        y_RTD = _normalised(x_RTD, 1e-6, "attention_norm")
         attention = Attention(
             self.num_heads,
             self.dropout,
@@ -211,7 +225,7 @@ class PreNormBlock(nn.Module):
         )
         y_RTD = attention(y_RTD, y_RTD, mask_R1TM, train=train)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
-        y_RTD = _layer_norm(1e-6, "feed_forward_norm")(x_RTD).astype(self.dtype)
+        y_RTD = _normalised(x_RTD, 1e-6, "feed_forward_norm")
         y_RTF = nn.gelu(_dense(4 * width, self.dtype, "inner")(y_RTD))
         y_RTD = _dense(width, self.dtype, "outer")(y_RTF)
         return x_RTD + Dropout(self.dropout)(y_RTD, train=train)
@@ -275,7 +289,8 @@ class SASRec(nn.Module):
         mask_R1TM = attention_mask(segment_RT, is_causal=True)
         for block in self.blocks:
             x_RTD = block(x_RTD * is_real_RT1.astype(dtype), mask_R1TM, train=train)
-        return self.final_norm(x_RTD * is_real_RT1.astype(dtype))
+        x_RTD = x_RTD * is_real_RT1.astype(dtype)
+        return self.final_norm(x_RTD.astype(jnp.float32))
 
 
 class PreNormSASRec(SASRec):
@@ -286,7 +301,7 @@ class PreNormSASRec(SASRec):
 
 
 class BERT4RecBlock(nn.Module):
-    """x = LN(x + drop(Attention(x))); x = LN(x + drop(W2 gelu(W1 x))): post-norm BERT."""
+    """x = LN(x + drop(Attention(x))); x = LN(x + drop(W2 gelu(W1 x))), as in BERT."""
 
     num_heads: int
     inner_width: int
@@ -305,16 +320,16 @@ class BERT4RecBlock(nn.Module):
         )
         y_RTD = attention(x_RTD, x_RTD, mask_R1TM, train=train)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
-        x_RTD = _layer_norm(1e-12, "attention_norm")(x_RTD).astype(self.dtype)
+        x_RTD = _normalised(x_RTD, 1e-12, "attention_norm")
         y_RTF = _dense(self.inner_width, self.dtype, "inner")(x_RTD)
         y_RTF = nn.gelu(y_RTF, approximate=False)
         y_RTD = _dense(x_RTD.shape[-1], self.dtype, "outer")(y_RTF)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
-        return _layer_norm(1e-12, "feed_forward_norm")(x_RTD).astype(self.dtype)
+        return _normalised(x_RTD, 1e-12, "feed_forward_norm")
 
 
 class BERT4Rec(nn.Module):
-    """Bidirectional self-attention over a history with hidden items, as the paper has it.
+    """Bidirectional attention over a history with hidden items, as the paper has it.
 
     x = drop(LN(E[token] + P[position] + t)), post-norm blocks. t is BERT's token-type
     vector: one learnt vector added everywhere. The head is the bare table, without
@@ -436,7 +451,7 @@ def _symmetric_uniform(bound: float) -> Initializer:
 
 
 class GRU4Rec(nn.Module):
-    """Recurrent layers over the item embeddings with the tied head, as the paper has it.
+    """Recurrent layers over item embeddings with the tied head, as the paper has it.
 
     Attributes:
       num_items: items are 1..num_items.

@@ -74,14 +74,13 @@ def sampled_ce(*, num_negatives: int = 3000, exclude: str = "window") -> Objecti
     def candidates(key, target_BL, seen_BX, items: Items):
         del target_BL
         keys_B = jax.random.split(key, seen_BX.shape[0])
-        num_pool, num_seen = len(items.pool.item_A), seen_BX.shape[1]
+        num_pool = len(items.pool.item_A)
         if 2 * num_negatives > num_pool:
             # Most of the pool: drawing the few that are left out is cheaper, and so is
             # the loss, which needs no gather.
-            size = num_seen + num_pool - num_negatives
             excluded_BX = jax.vmap(
                 lambda key, seen_X: negatives.uniform_complement(
-                    key, seen_X, items.pool, num_negatives=num_negatives, size=size
+                    key, seen_X, items.pool, num_negatives=num_negatives
                 )
             )(keys_B, seen_BX)
             is_pool_V = items.pool.index_V < num_pool
@@ -124,7 +123,7 @@ def gbce(
 
     def loss(hidden_BLD, table_VD, target_BL, weight_BL, drawn):
         candidates, num_pool = drawn
-        beta = 1.0 + calibration * (num_negatives / (num_pool - 1) - 1.0)
+        beta = losses.gbce_beta(num_negatives, num_pool - 1, calibration)
         return losses.gbce(
             hidden_BLD, table_VD, target_BL, weight_BL, candidates, beta=beta
         )
@@ -132,8 +131,13 @@ def gbce(
     draw = _separate(num_negatives)
 
     def candidates(key, target_BL, seen_BX, items: Items):
-        drawn = draw(key, target_BL, seen_BX, items)
-        return drawn, jnp.float32(len(items.pool.item_A))
+        num_pool = len(items.pool.item_A)
+        if num_negatives >= num_pool:
+            raise InputError(
+                "loss.num_negatives of gbce must be below the number of items in the "
+                f"training part, {num_pool}: got {num_negatives}. Lower it."
+            )
+        return draw(key, target_BL, seen_BX, items), jnp.float32(num_pool)
 
     return Objective(candidates, loss, min(1, num_negatives), exclude)
 

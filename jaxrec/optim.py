@@ -1,12 +1,9 @@
 """Optimisers as optax chains: what a config's section `optim` means."""
 
-from collections.abc import Callable
-
+import jax
 import optax
 
 from jaxrec.errors import InputError
-
-Schedule = Callable[[int], float]
 
 
 def schedule(
@@ -22,6 +19,8 @@ def schedule(
     """
     if learning_rate <= 0:
         raise InputError(f"optim.learning_rate must be positive: got {learning_rate}.")
+    if warmup_steps < 0:
+        raise InputError(f"optim.warmup_steps must be at least 0: got {warmup_steps}.")
     steps = decay_steps - warmup_steps
     if decay == "constant":
         rest = optax.constant_schedule(learning_rate)
@@ -95,14 +94,16 @@ def adamw(
 
 
 def _is_matrix(params):
-    import jax
-
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def _clipped(clip_norm: float | None, optimiser: optax.GradientTransformation):
     if clip_norm is None:
         return optimiser
+    if clip_norm <= 0:
+        raise InputError(
+            f"optim.clip_norm must be positive, or None for none: got {clip_norm}."
+        )
     return optax.chain(optax.clip_by_global_norm(clip_norm), optimiser)
 
 

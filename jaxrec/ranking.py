@@ -41,17 +41,17 @@ class Ranks(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """B held-out rows of a chunk, and their histories as one flat list of H places.
+    """B held-out rows of a chunk, on the host or on the device.
 
     start_B, end_B: int32, the history is `item_I[start:end]`; a filler has start = end.
     target_B: int32; 0 for a filler.
     slot_B: int32, where the row's window begins in the packed rows of the encoder.
     """
 
-    start_B: Array
-    end_B: Array
-    target_B: Array
-    slot_B: Array
+    start_B: Any
+    end_B: Any
+    target_B: Any
+    slot_B: Any
 
 
 class Seen(NamedTuple):
@@ -148,6 +148,8 @@ def target_ranks(
     padding = num_chunks * chunk - num_columns
     table_VD = jnp.pad(table_VD, ((0, padding), (0, 0)))
     is_item_V = jnp.pad(is_item_V, (0, padding))
+    # Like the targets: under shard_map, what a scan carries must vary as they do.
+    infinite_B = jnp.full_like(target_B, jnp.inf, dtype=jnp.float32)
 
     def scores(first):
         table_CD = jax.lax.dynamic_slice_in_dim(table_VD, first, chunk)
@@ -179,11 +181,7 @@ def target_ranks(
             return (found_B, counts, is_finite_B & is_chunk_finite_B), None
 
         zero_B = jnp.zeros_like(target_B)
-        start = (
-            jnp.full(target_B.shape, -jnp.inf),
-            _Counts(zero_B, zero_B, zero_B),
-            target_B >= 0,
-        )
+        start = (-infinite_B, _Counts(zero_B, zero_B, zero_B), target_B >= 0)
         firsts = jnp.arange(num_chunks, dtype=jnp.int32) * chunk
         (found_B, counts, is_finite_B), _ = jax.lax.scan(body, start, firsts)
         return found_B, (counts, is_finite_B)
@@ -193,8 +191,7 @@ def target_ranks(
         counts = _count(score_BC, own(score_BC, 0), target_B, seen, 0)
     else:
         # The same compiled sweep twice, so that both see the same bits.
-        unknown_B = jnp.full(target_B.shape, jnp.inf)
-        _, both = jax.lax.scan(sweep, unknown_B, None, length=2)
+        _, both = jax.lax.scan(sweep, infinite_B, None, length=2)
         counts, is_finite_B = jax.tree.map(lambda x: x[-1], both)
 
     is_target_H = seen.is_valid_H & (seen.item_H == target_B[seen.row_H])

@@ -20,6 +20,7 @@ from jaxrec import columns, data, delimited
 from jaxrec.columns import DataFrame, pandas
 from jaxrec.errors import InputError
 
+FORMATS = (*delimited.LAYOUTS, "parquet")
 _FORMAT_OF_SUFFIX = {
     ".txt": "text",
     ".dat": "movielens",
@@ -66,22 +67,28 @@ def read(
         misses an id, a time or a rating: it names the line.
     """
     path = pathlib.Path(path)
-    if not path.exists():
-        raise InputError(f"no file {path} in {pathlib.Path.cwd()}. Correct data.path.")
-    format = format or _FORMAT_OF_SUFFIX.get(path.suffix.lower(), "")
     names = columns.wanted(user=user, item=item, time=time, rating=rating)
-    if format == "parquet":
-        return _read_parquet(path, names)
-    if format in delimited.LAYOUTS:
+    format = format or _FORMAT_OF_SUFFIX.get(path.suffix.lower(), path.suffix)
+    if format not in FORMATS:
+        raise InputError(
+            f"{path}: unknown format {format!r}. Say format=NAME with one of "
+            f"{', '.join(FORMATS)}."
+        )
+    if not path.exists():
+        raise InputError(
+            f"no file {path}; the current folder is {pathlib.Path.cwd()}. Correct "
+            "data.path."
+        )
+    try:
+        if format == "parquet":
+            return _read_parquet(path, names)
         return _read_text(path, delimited.LAYOUTS[format], names)
-    raise InputError(
-        f"{path}: unknown format {format or path.suffix!r}. Say format=NAME with one "
-        f"of {', '.join([*delimited.LAYOUTS, 'parquet'])}."
-    )
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
 def as_frame(
-    source: object,
+    source: Any,
     *,
     user: str = "user",
     item: str = "item",
@@ -99,7 +106,6 @@ def as_frame(
       InputError: not a table, no such column, or a missing id, time or rating.
     """
     pd = pandas()
-
     names = columns.wanted(user=user, item=item, time=time, rating=rating)
     if not isinstance(source, pd.DataFrame) and hasattr(source, "__arrow_c_stream__"):
         table = _pyarrow().table(source)
@@ -134,7 +140,6 @@ def drop_duplicates(frame: DataFrame, policy: str) -> tuple[DataFrame, int]:
       policy: "first" or "last" in time is kept; "keep" keeps every row.
     """
     pd = pandas()
-
     if policy == "keep":
         return frame, 0
     if policy not in ("first", "last"):
@@ -187,9 +192,21 @@ def encode(
     Datetimes are kept as seconds since 1970 UTC, int64 where all are whole, else
     float64: that rounds below a microsecond, but the order is made before.
 
+    >>> frame = pandas().DataFrame({"user": ["b", "a", "b"], "item": [7, 7, 5]})
+    >>> dataset = encode(frame)
+    >>> dataset.items.tolist(), dataset.offsets.tolist()
+    ([2, 2, 1], [0, 1, 3])
+
+    Args:
+      frame: one row an interaction, none missing.
+      name: what results call the log.
+      report: what reading and filtering saw, for the record.
+
     Raises:
-      InputError: ids that are neither all integers nor all strings.
+      InputError: no rows, or ids that are neither all integers nor all strings.
     """
+    if frame.empty:
+        raise InputError(f"no rows of {name} are left: {report}. Lower the filters.")
     user_I, user_ids = columns.sorted_codes(frame["user"])
     item_I, item_ids = columns.sorted_codes(frame["item"])
     time_I = frame["timestamp"].to_numpy() if "timestamp" in frame else None
@@ -223,8 +240,6 @@ def build(
         frame, report["rows_below_min_rating"] = filter_rating(frame, min_rating)
     frame, report["rows_duplicate"] = drop_duplicates(frame, duplicates)
     frame, report["rows_outside_core"] = k_core(frame, min_user, min_item)
-    if frame.empty:
-        raise InputError(f"no rows of {name} are left: {report}. Lower the filters.")
     return encode(frame, name=name, report=report)
 
 
@@ -234,9 +249,8 @@ def _order(
     """The stable order by user and time."""
     if time_I is None:
         return np.argsort(user_I, kind="stable")
-    if time_I.dtype.kind == "M":
-        time_I = time_I.view(np.int64)
-    if time_I.dtype.kind == "i":
+    if time_I.dtype.kind in "iM":
+        time_I = time_I.astype(np.int64)
         start = int(time_I.min())
         span = int(time_I.max()) - start + 1
         if span * num_users < 2**63:
@@ -260,7 +274,6 @@ def _read_text(
     path: pathlib.Path, layout: delimited.Layout, names: dict[str, str]
 ) -> DataFrame:
     pd = pandas()
-
     if layout.columns:
         names = {ours: ours for ours in names if ours in layout.columns}
     header = delimited.header(path, layout)
@@ -300,11 +313,15 @@ def _read_parquet(path: pathlib.Path, names: dict[str, str]) -> DataFrame:
         file = pyarrow.parquet.ParquetDataset(path)
         columns.require(names, file.schema.names, str(path))
         table = file.read(columns=list(names.values()))
-    except (pyarrow.ArrowException, OSError) as error:
+    except pyarrow.ArrowException as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from None
     if not table.num_rows:
         raise InputError(f"{path} has no rows: expected interactions.")
-    frame = table.select(list(names.values())).to_pandas(split_blocks=True)
+    # Column by column, and a column of the table is freed once it is copied: a log of
+    # 20 M rows is not held twice.
+    table = table.select(list(names.values()))
+    frame = table.to_pandas(split_blocks=True, self_destruct=True)
+    del table
     frame = frame.set_axis(list(names), axis=1)
     return columns.checked(frame, names, lambda row: f"{path}, row {row} (from 0)")
 
@@ -314,13 +331,12 @@ def _pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise InputError(
-            "Parquet files and Arrow tables need pyarrow: pip install pyarrow"
+            'Parquet and Arrow tables need pyarrow: pip install "jaxrec[parquet]".'
         ) from None
     return pyarrow
 
 
-def _interchange(source: object) -> DataFrame:
-
+def _interchange(source: Any) -> DataFrame:
     if not hasattr(source, "__dataframe__"):
         raise InputError(
             "expected a pandas DataFrame or another with __arrow_c_stream__ or "

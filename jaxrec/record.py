@@ -1,11 +1,13 @@
-"""What a result must carry to be believed: versions, device, commit; and atomic files."""
+"""What makes a result credible: versions, device, commit; and atomic files."""
 
+import datetime
 import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
-import tempfile
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,20 @@ from typing import Any
 def write_json(path: str | Path, value: Any) -> None:
     """Writes readable JSON beside `path` and moves it there when it is whole."""
     path = Path(path)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            json.dump(value, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    text = json.dumps(value, indent=2) + "\n"
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def command() -> str:
+    """The command line of this process, its interpreter called python."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
+
+
+def date() -> str:
+    """Today in UTC, such as 2026-11-22."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
 
 
 def versions() -> dict[str, str]:
@@ -45,7 +50,13 @@ def device() -> str:
     first = jax.devices()[0]
     if first.platform != "cpu":
         return f"{jax.device_count()} x {first.device_kind}"
-    return f"cpu: {_processor()}, {len(os.sched_getaffinity(0))} cores"
+    return f"cpu: {_processor()}, {_num_cores()} cores"
+
+
+def _num_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):  # Linux: those that this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _processor() -> str:
@@ -58,7 +69,7 @@ def _processor() -> str:
 
 
 def commit() -> str | None:
-    """The commit of the source tree this runs from, "+" if it is changed; None outside."""
+    """The commit of the source tree run from, "+" if it is changed; None outside."""
 
     def git(*args: str) -> str | None:
         folder = Path(__file__).resolve().parent

@@ -153,7 +153,7 @@ def train_steps(
     recipe: Recipe,
     num_rows: int,
 ) -> tuple[TrainState, tuple[Array, Array]]:
-    """A step for each of the S batches, by lax.scan; sums of loss and weight over all."""
+    """A step for each of the S batches, by lax.scan; sums of loss and weight of all."""
 
     def step(state, users_and_slots):
         return train_step(

@@ -8,7 +8,7 @@ and, at the end, result.json and ranks.npz (the rank of every held-out row).
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
 from jaxrec.loop import Run, interruptible
 from jaxrec.ranking import Ranks
+from jaxrec.recommend import Recommender
 from jaxrec.writers import Console, JsonLines, TensorBoard, Writer, duration
 
 
@@ -174,7 +175,26 @@ def conclude(run: Run, params, workdir: Path, log: Callable[[str], None]) -> dic
     save_ranks(workdir / "ranks.npz", split, ranks)
     record.write_json(workdir / "result.json", result)
     log(summary(result))
+    if built.training.show_users:
+        log(showcase(built, params, built.training.show_users))
     return result
+
+
+def showcase(built: Experiment, params: Any, num_users: int) -> str:
+    """What the first few users had last, and what they would be shown next."""
+    dataset = built.split.dataset
+    lines = []
+    recommender = Recommender(built, params)
+    for u, user in enumerate(dataset.user_ids[:num_users].tolist()):
+        had = dataset.items[dataset.offsets[u] : dataset.offsets[u + 1]][-3:]
+        shown = recommender.recommend([user], k=5)["item"]
+        lines.append(f"{user} had {_listed(dataset.item_ids[had - 1])} last")
+        lines.append(f"{'':{len(str(user))}} might like {_listed(shown)}")
+    return "\n".join(lines)
+
+
+def _listed(items: Iterable[Any]) -> str:
+    return ", ".join(map(str, items))
 
 
 def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:
@@ -214,6 +234,8 @@ def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:
             "train": round(progress.train_s, 3),
             "total": round(progress.total_s, 3),
         },
+        "date": record.date(),
+        "command": record.command(),
         "device": record.device(),
         "versions": record.versions(),
         "commit": record.commit(),

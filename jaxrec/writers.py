@@ -123,7 +123,7 @@ def _epoch(line: str) -> float:
 
 
 class TensorBoard:
-    """Scalars of each epoch as TensorBoard events (`pip install jaxrec[tensorboard]`)."""
+    """The scalars of each epoch as TensorBoard events: jaxrec[tensorboard]."""
 
     def __init__(self, folder: str | Path):
         try:

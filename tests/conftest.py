@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent
 
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
-    """The folder of ml-1m.txt and beauty.txt; a test that needs it is skipped without."""
+    """The folder of ml-1m.txt and beauty.txt; tests that need it skip without it."""
     folder = pathlib.Path(
         os.environ.get("JAXREC_DATA", REPOSITORY.parent / "shared" / "data")
     )

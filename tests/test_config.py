@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pytest
 from flax import linen as nn
 
-from jaxrec import command, config, signature
+from jaxrec import command, config, experiment, signature
 from jaxrec.errors import InputError
 
 
@@ -173,20 +173,29 @@ def test_packaged_configs_are_found_from_anywhere(tmp_path, monkeypatch):
     assert config.read("configs/tiny.py") == {"method": "my"}
 
 
-def test_every_config_of_the_repository_is_read():
+def test_every_packaged_config_is_complete():
     files = sorted(config._packaged().glob("[!_]*.py"))
     assert files
     for file in files:
-        assert config.read(f"configs/{file.name}").keys() <= {
-            "method",
-            *config.SECTIONS,
-        }
+        settings = config.complete(
+            config.read(f"configs/{file.name}"),
+            experiment.targets(),
+            supplied=experiment.SUPPLIED,
+            source=file.name,
+        )
+        assert settings.keys() == {"method", *config.SECTIONS}
+        assert config.from_json(config.to_json(settings)) == settings
 
 
 def test_no_such_file(tmp_path, monkeypatch):
     write(tmp_path / "package" / "quickstart.py", "")
     write(tmp_path / "package" / "_paper.py", "")
+    write(tmp_path / "my" / "own.py", "")
     monkeypatch.setattr(config, "_packaged", lambda: tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert error_of(config.read, "my/ownn.py") == (
+        "no config file my/ownn.py; did you mean my/own.py?"
+    )
     assert error_of(config.read, "configs/quikstart.py") == (
         "no config file configs/quikstart.py; did you mean configs/quickstart.py?"
     )
@@ -274,7 +283,7 @@ def test_resolve_errors(tmp_path, monkeypatch):
         f"loss 'my_losses_2:softmax' cannot be imported: {file}:2: "
         "ModuleNotFoundError: No module named 'nowhere_1'."
     )
-    write(file, "def softmax(): ...")
+    write(file, "def softmax(): ...\ndef _softmax(): ...")
     assert message("my_losses_2:sofmax") == (
         "loss 'my_losses_2:sofmax': my_losses_2 has no function 'sofmax'; "
         "did you mean softmax? functions: softmax."
@@ -354,13 +363,6 @@ def test_complete_accepts_an_int_for_a_float_and_a_list_for_a_tuple():
 def test_a_section_that_chooses_needs_a_name():
     message = error_of(config.complete, {"method": "m"}, TARGETS, source="x.py")
     assert message == "x.py must set model.name, to a string."
-
-
-def test_arguments_are_those_of_the_function():
-    completed = config.complete(STATED, TARGETS)
-    assert config.arguments(completed, "data") == {"name": "ml-1m", "path": None}
-    model = Encoder(num_items=3, **config.arguments(completed, "model"))
-    assert (model.name, model.width, model.dropout) == (None, 64, 0.5)
 
 
 # Signatures
@@ -521,6 +523,11 @@ def test_a_required_option_may_come_from_the_command_line():
             "train.metrics, train.tensorboard.",
         ),
         (
+            "--config.data.nam=3",
+            "configs/x.py has no option 'data.nam'; did you mean data.name? options: "
+            "data.name, data.path.",
+        ),
+        (
             "--config.seed=3",
             "configs/x.py has no option 'seed'; did you mean train.see",
         ),
@@ -573,16 +580,6 @@ def test_json_errors(text, message):
     assert found.startswith(message)
 
 
-def test_differences():
-    old = {"method": "m", "train": {"seed": 0, "metrics": ["a"]}}
-    new = {"method": "m", "train": {"metrics": ("a",)}, "eval": {"k": None}}
-    assert config.differences(old, old) == []
-    assert config.differences(old, new) == [
-        "eval.k: unset, now None",
-        "train.seed: 0, now unset",
-    ]
-
-
 # Commands
 
 
@@ -620,7 +617,7 @@ def test_parse_command(config_words):
         (
             ["--config=x", "--wrkdir=a"],
             "python -m jaxrec.train has no flag '--wrkdir'; did you mean --workdir? "
-            "flags: --config, --workdir, --resume, --config.",
+            "flags: --config, --workdir, --resume, --config.section.option.",
         ),
         (
             ["--config=x", "--work=a"],
@@ -681,17 +678,23 @@ def test_run_command_keeps_the_traceback_of_a_bug():
         command.run_command(raising(ZeroDivisionError()), [])
 
 
-def test_run_command_is_quiet_when_the_reader_has_gone():
+@pytest.mark.parametrize("num_lines", [1, 100_000])
+def test_run_command_is_quiet_when_the_reader_has_gone(num_lines):
     code = (
         "import sys; from jaxrec.command import run_command\n"
         "def main(argv):\n"
-        "  for i in range(100_000): print(i)\n"
+        f"  for i in range({num_lines}): print(i)\n"
         "sys.exit(run_command(main, []))"
     )
     read, write_ = os.pipe()
     os.close(read)
     process = subprocess.run(
-        [sys.executable, "-c", code], stdout=write_, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=write_,
+        stderr=subprocess.PIPE,
+        text=True,
+        # With a buffer, one line is written only at the end.
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
     )
     os.close(write_)
     assert (process.returncode, process.stderr) == (141, "")

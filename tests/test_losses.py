@@ -1,0 +1,571 @@
+"""Losses against slow float64 loops, naive implementations and closed forms."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import losses
+from jaxrec.losses import Catalogue, Separate, Shared
+
+# 65 positions are a chunk of 64 and one, 5 sequences are a chunk of 4 and one.
+SIZE, LENGTH, WIDTH, NUM_ROWS = 5, 13, 3, 9
+BETA = 0.3
+# Some ten float32 roundings of 6e-8 a position, and sums of 65 of them.
+RTOL = 1e-5
+LOSSES = {
+    "ce": losses.ce,
+    "ce_excluded": losses.ce,
+    "sampled_ce": losses.sampled_ce,
+    "bce": losses.bce,
+    "gbce": functools.partial(losses.gbce, beta=BETA),
+}
+FORMS = [*LOSSES]
+# One of each implementation, where compiling takes long.
+DISTINCT_FORMS = ["ce_excluded", "sampled_ce", "gbce"]
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def smallest_chunks(monkeypatch):
+    """64 positions a chunk, so that a small test has several."""
+    monkeypatch.setattr(losses, "_CHUNK_SCORES", 64)
+
+
+def problem(form, *, size=SIZE, seed=0):
+    """Arguments of a loss in NumPy: hidden, table, targets, weights of any size."""
+    rng = np.random.default_rng(seed)
+    shape = (size, LENGTH)
+    hidden_BLD = rng.normal(size=(*shape, WIDTH)).astype(np.float32)
+    table_VD = rng.normal(size=(NUM_ROWS, WIDTH)).astype(np.float32)
+    target_BL = rng.integers(1, NUM_ROWS, shape).astype(np.int32)
+    weight_BL = rng.uniform(0.1, 3, shape) * (rng.random(shape) < 0.8)
+    allowed_V = np.arange(NUM_ROWS) > 0
+    allowed_V[4] = False  # a target nevertheless
+    excluded_BX = rng.integers(0, NUM_ROWS, (size, 4)).astype(np.int32)
+    negative_BS = rng.integers(1, NUM_ROWS, (size, 4)).astype(np.int32)
+    negative_BLS = rng.integers(1, NUM_ROWS, (*shape, 2)).astype(np.int32)
+    candidates = {
+        "ce": Catalogue(allowed_V),
+        "ce_excluded": Catalogue(allowed_V, excluded_BX),
+        "sampled_ce": Shared(negative_BS),
+        "bce": Separate(negative_BLS),
+        "gbce": Separate(negative_BLS),
+    }[form]
+    return hidden_BLD, table_VD, target_BL, weight_BL.astype(np.float32), candidates
+
+
+def mean_loss(loss_fn, hidden_BLD, table_VD, *rest):
+    """The loss as a step takes it: (mean, sums), so that the cotangent is not 1."""
+    loss_sum, weight = loss_fn(hidden_BLD, table_VD, *rest)
+    return loss_sum / jnp.maximum(weight, 1), (loss_sum, weight)
+
+
+@functools.cache
+def gradients_fn(form):
+    """(gradients of the mean, sums), compiled once for all tests of equal shapes."""
+    fn = functools.partial(mean_loss, LOSSES[form])
+    return jax.jit(jax.grad(fn, (0, 1), has_aux=True))
+
+
+def gradients(form, *arrays):
+    """(gradients of the mean, sums) in NumPy, where nothing has to be compiled."""
+    return jax.device_get(gradients_fn(form)(*arrays))
+
+
+@functools.cache
+def compiled(loss_fn):
+    return jax.jit(loss_fn)
+
+
+def sums(loss_fn, *arrays):
+    """(sum, weight) in NumPy."""
+    return jax.device_get(compiled(loss_fn)(*arrays))
+
+
+# ---- Oracles
+
+
+def rivals(candidates, b, place, target):
+    """The ids a position's target competes with, by the definition of each form."""
+    if isinstance(candidates, Shared):
+        return candidates.negative_BS[b].tolist()
+    if isinstance(candidates, Separate):
+        return candidates.negative_BLS[b, place].tolist()
+    excluded = set()
+    if candidates.excluded_BX is not None:
+        excluded = set(candidates.excluded_BX[b].tolist()) - {0}
+    allowed = np.flatnonzero(candidates.allowed_V).tolist()
+    return [v for v in allowed if v != target and v not in excluded]
+
+
+def oracle(form, hidden_BLD, table_VD, target_BL, weight_BL, candidates):
+    """The weighted sum over positions, one after another in float64."""
+    beta = BETA if form == "gbce" else 1.0
+    total = 0.0
+    for (b, place), weight in np.ndenumerate(weight_BL):
+        if weight == 0:
+            continue
+        target = int(target_BL[b, place])
+        others = rivals(candidates, b, place, target)
+        score = table_VD[[target, *others]] @ hidden_BLD[b, place]
+        if form in ("bce", "gbce"):
+            # -log sigmoid(s)^beta and -log(1 - sigmoid(s)), averaged.
+            positive = beta * np.logaddexp(0, -score[0])
+            negative = np.logaddexp(0, score[1:]).sum()
+            total += weight * (positive + negative) / len(score)
+        else:
+            total += weight * (np.logaddexp.reduce(score) - score[0])
+    return total
+
+
+def float64(arrays):
+    hidden, table, *rest = arrays
+    return hidden.astype(float), table.astype(float), *rest
+
+
+def finite_differences(fn, x, step=1e-5):
+    """Central differences in float64: exact to step^2, some 1e-10."""
+    gradient = np.zeros_like(x)
+    for index in np.ndindex(x.shape):
+        up, down = x.copy(), x.copy()
+        up[index] += step
+        down[index] -= step
+        gradient[index] = (fn(up) - fn(down)) / (2 * step)
+    return gradient
+
+
+def naive(form, hidden_BLD, table_VD, target_BL, weight_BL, candidates):
+    """All scores at once, and autodiff of everything."""
+    target_BL1 = target_BL[..., None]
+    if isinstance(candidates, Catalogue):
+        score_BLV = hidden_BLD @ table_VD.T
+        id_V = jnp.arange(table_VD.shape[0])
+        is_rival_B1V = jnp.broadcast_to(
+            candidates.allowed_V, (len(target_BL), 1, len(id_V))
+        )
+        if candidates.excluded_BX is not None:
+            excluded_BX11 = candidates.excluded_BX[..., None, None]
+            is_left_out_B1V = (excluded_BX11 == id_V[None, None, None]).any(axis=1)
+            is_rival_B1V &= ~is_left_out_B1V | (id_V == 0)[None, None]
+        is_rival_BLV = is_rival_B1V | (id_V[None, None] == target_BL1)
+        score_BLV = jnp.where(is_rival_BLV, score_BLV, -jnp.inf)
+        target_score = jnp.take_along_axis(score_BLV, target_BL1, axis=-1)[..., 0]
+        loss_BL = jax.nn.logsumexp(score_BLV, axis=-1) - target_score
+    else:
+        ids_BLS = (
+            jnp.broadcast_to(candidates.negative_BS[:, None], (*target_BL.shape, 4))
+            if isinstance(candidates, Shared)
+            else candidates.negative_BLS
+        )
+        ids_BLC = jnp.concatenate([target_BL1, ids_BLS], axis=-1)
+        score_BLC = jnp.einsum("bld,blcd->blc", hidden_BLD, table_VD[ids_BLC])
+        if form == "sampled_ce":
+            loss_BL = -jax.nn.log_softmax(score_BLC, axis=-1)[..., 0]
+        else:
+            beta = BETA if form == "gbce" else 1.0
+            positive_BL = -beta * jax.nn.log_sigmoid(score_BLC[..., 0])
+            negative_BL = -jax.nn.log_sigmoid(-score_BLC[..., 1:]).sum(axis=-1)
+            loss_BL = (positive_BL + negative_BL) / score_BLC.shape[-1]
+    return (weight_BL * loss_BL).sum(), weight_BL.sum()
+
+
+def assert_close(x, expected, rtol=RTOL):
+    """To rtol of the largest entry: a gradient has entries that cancel."""
+    atol = rtol * np.abs(expected).max()
+    np.testing.assert_allclose(np.asarray(x, float), expected, rtol=0, atol=atol)
+
+
+def assert_equal_trees(tree, expected):
+    for leaf, other in zip(
+        jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_array_equal(leaf, other)
+
+
+# ---- Every loss
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_value_and_gradients(form):
+    arrays = problem(form)
+    grads, (loss_sum, weight) = gradients(form, *arrays)
+    assert loss_sum.dtype == weight.dtype == np.float32
+    assert loss_sum.shape == weight.shape == ()
+    hidden, table, *rest = float64(arrays)
+    total_weight = float(rest[1].sum(dtype=float))
+    assert_close(weight, total_weight)
+    assert_close(loss_sum, oracle(form, hidden, table, *rest))
+    for grad, expected in zip(
+        grads,
+        (
+            finite_differences(lambda x: oracle(form, x, table, *rest), hidden),
+            finite_differences(lambda x: oracle(form, hidden, x, *rest), table),
+        ),
+        strict=True,
+    ):
+        assert grad.dtype == np.float32
+        assert_close(grad, expected / total_weight)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_agrees_with_the_naive_implementation(form):
+    arrays = problem(form, seed=1)
+    naive_fn = functools.partial(mean_loss, functools.partial(naive, form))
+    naive_gradients_fn = jax.jit(jax.grad(naive_fn, (0, 1), has_aux=True))
+    for leaf, expected in zip(
+        jax.tree.leaves(gradients(form, *arrays)),
+        jax.tree.leaves(naive_gradients_fn(*arrays)),
+        strict=True,
+    ):
+        assert_close(leaf, np.asarray(expected))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masked_is_removed(form):
+    hidden, table, target, weight, candidates = problem(form)
+    kept = 8
+    weight = np.ones_like(weight)
+    weight[:, kept:] = 0
+    first = gradients(form, hidden, table, target, weight, candidates)
+    garbage, no_target = hidden.copy(), target.copy()
+    garbage[:, kept:] = 1e3
+    no_target[:, kept:] = 0
+    other = gradients(form, garbage, table, no_target, weight, candidates)
+    assert_equal_trees(first, other)
+    (hidden_grad, _), (loss_sum, total_weight) = first
+    assert not hidden_grad[:, kept:].any() and hidden_grad[:, :kept].any()
+    assert total_weight == SIZE * kept
+    if isinstance(candidates, Separate):
+        candidates = Separate(candidates.negative_BLS[:, :kept])
+    removed = hidden[:, :kept], table, target[:, :kept], weight[:, :kept], candidates
+    assert_close(loss_sum, oracle(form, *float64(removed)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_masked(form):
+    hidden, table, target, weight, candidates = problem(form)
+    grads, total = gradients(form, hidden, table, target, 0 * weight, candidates)
+    assert total == (0, 0)
+    assert not any(grad.any() for grad in grads)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sum_is_linear_in_the_weights(form):
+    hidden, table, target, weight, candidates = problem(form)
+
+    def weighted(weight_BL):
+        return gradients(form, hidden, table, target, weight_BL, candidates)[1]
+
+    loss_sum, total = weighted(weight)
+    # Equal to the bit: a factor of two rounds nothing.
+    assert weighted(2 * weight) == (2 * loss_sum, 2 * total)
+    is_even = np.arange(LENGTH) % 2 == 0
+    parts = [weighted(weight * is_even), weighted(weight * ~is_even)]
+    assert_close(np.sum(parts, axis=0), np.array([loss_sum, total]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_jit_equals_eager(form):
+    arrays = problem(form)
+    _, expected = gradients(form, *arrays)
+    # Eager, and without gradients, which for ce is another way through the code.
+    eager = LOSSES[form](*jax.tree.map(jnp.asarray, arrays))
+    assert_close(jax.device_get(eager), np.array(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", DISTINCT_FORMS)
+def test_vmap(form):
+    cases = [problem(form, seed=seed) for seed in (2, 3)]
+    # Batches with another number of positions take another number of chunks.
+    hidden, table, target, weight, candidates = cases[1]
+    cases[1] = hidden, table, target, np.ones_like(weight), candidates
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *cases)
+    mapped = jax.tree.leaves(jax.jit(jax.vmap(gradients_fn(form)))(*stacked))
+    for i, case in enumerate(cases):
+        expected = jax.tree.leaves(gradients(form, *case))
+        for leaf, expected_leaf in zip(mapped, expected, strict=True):
+            assert_close(np.asarray(leaf)[i], expected_leaf)
+
+
+@pytest.mark.parametrize("form", DISTINCT_FORMS)
+def test_shards_of_a_batch_sum_to_the_whole(form):
+    arrays = problem(form, size=2 * SIZE)
+
+    def shard(index):
+        return jax.tree.map(lambda x: x[index] if len(x) == 2 * SIZE else x, arrays)
+
+    parts = [gradients(form, *shard(i))[1] for i in (slice(SIZE), slice(SIZE, None))]
+    _, whole = gradients(form, *arrays)
+    assert_close(np.sum(parts, axis=0), np.array(whole))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_extreme_scores_are_exact_and_finite(form):
+    """Scores of some 1e4 in either direction: exp of them is 0 or infinite."""
+    hidden, table, *rest = problem(form, seed=4)
+    arrays = 100 * hidden, 100 * table, *rest
+    assert abs(arrays[0] @ arrays[1].T).max() > 1e4
+    grads, (loss_sum, _) = gradients(form, *arrays)
+    assert_close(loss_sum, oracle(form, *float64(arrays)))
+    assert all(np.isfinite(grad).all() for grad in grads)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_sure_target_costs_what_it_should(form):
+    """A high score of all candidates swallows no small loss: 5000 + 0.095 would."""
+    hidden, weight = np.ones((1, 1, 1), np.float32), np.ones((1, 1), np.float32)
+    target = np.ones((1, 1), np.int32)
+    table = np.array([[5000], [5003], [5000], [5000]], np.float32)
+    allowed = np.arange(4) > 0
+    if form in ("bce", "gbce"):
+        table = np.array([[0], [3], [-3], [-3]], np.float32)
+        candidates = Separate(np.array([[[2, 3]]], np.int32))
+        beta = BETA if form == "gbce" else 1.0
+        expected = (beta + 2) * math.log1p(math.exp(-3)) / 3
+    elif form == "sampled_ce":
+        candidates = Shared(np.array([[2, 3]], np.int32))
+        expected = math.log1p(2 * math.exp(-3))
+    elif form == "ce":
+        candidates = Catalogue(allowed)
+        expected = math.log1p(2 * math.exp(-3))
+    else:
+        candidates = Catalogue(allowed, np.array([[3]], np.int32))
+        expected = math.log1p(math.exp(-3))
+    loss_sum, total = sums(LOSSES[form], hidden, table, target, weight, candidates)
+    assert loss_sum == pytest.approx(expected, rel=1e-6)
+    assert total == 1
+
+
+@pytest.mark.parametrize("form", DISTINCT_FORMS)
+def test_bfloat16_states_are_scored_in_float32(form):
+    hidden, *rest = problem(form)
+    half = hidden.astype(jnp.bfloat16)
+    (half_grad, table_grad), half_sums = gradients(form, half, *rest)
+    (hidden_grad, expected_grad), expected_sums = gradients(
+        form, half.astype(np.float32), *rest
+    )
+    assert_close(np.array(half_sums), np.array(expected_sums), rtol=1e-6)
+    assert_close(table_grad, expected_grad, rtol=1e-6)
+    assert half_grad.dtype == jnp.bfloat16
+    # One rounding to 8 bits, at the very end.
+    assert_close(half_grad, hidden_grad, rtol=2**-8)
+
+
+# ---- Full cross-entropy: chunks and candidates
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 127, 128, 129, 130])
+def test_ce_for_any_number_of_positions(count):
+    """130 places, of which any number is taken, in chunks of 64."""
+    hidden, table, target, weight, candidates = problem("ce_excluded", size=2 * SIZE)
+    is_taken = np.random.default_rng(count).permutation(target.size) < count
+    is_taken = is_taken.reshape(target.shape)
+    arrays = hidden, table, target, is_taken.astype(np.float32), candidates
+    (hidden_grad, _), (loss_sum, total) = gradients("ce_excluded", *arrays)
+    assert total == count
+    assert_close(loss_sum, oracle("ce", *float64(arrays)))
+    np.testing.assert_array_equal(hidden_grad.any(axis=-1), is_taken)
+
+
+def test_ce_of_sequences_far_apart():
+    """The sequences of one chunk need not be neighbours: most here have no position."""
+    size = 200
+    hidden, table, target, weight, candidates = problem("ce_excluded", size=size)
+    weight = np.zeros_like(weight)
+    weight[::3, 2] = 1
+    assert 64 < weight.sum() < 128  # two chunks, the first over 192 sequences
+    arrays = hidden, table, target, weight, candidates
+    loss_sum, _ = sums(losses.ce, *arrays)
+    assert_close(loss_sum, oracle("ce", *float64(arrays)))
+
+
+@pytest.mark.parametrize("num_rows", [2, 63, 64, 65])
+def test_ce_has_no_phantom_candidates(num_rows):
+    """Equal scores: the loss is the logarithm of the number of candidates, V - 1."""
+    loss_sum, total = sums(
+        losses.ce,
+        np.zeros((3, 43, 2), np.float32),
+        np.ones((num_rows, 2), np.float32),
+        np.ones((3, 43), np.int32),
+        np.ones((3, 43), np.float32),
+        Catalogue(np.arange(num_rows) > 0),
+    )
+    assert total == 129
+    assert loss_sum / total == pytest.approx(math.log(num_rows - 1), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "target, allowed, excluded, num_candidates",
+    [
+        (1, range(1, 6), None, 5),
+        (1, range(1, 6), [], 5),
+        (1, range(1, 6), [2, 3], 3),
+        (1, range(1, 6), [1, 2], 4),  # the target stays
+        (1, range(1, 6), [2, 2, 0, 2], 4),  # repeats count once, 0 is padding
+        (1, range(1, 6), [1, 2, 3, 4, 5], 1),  # nothing but the target: no loss
+        (4, [1, 2], [1], 2),  # a target that is not allowed stays too
+        (1, [], None, 1),
+        (1, range(6), None, 6),  # PAD competes where it is allowed
+        (1, range(6), [2, 0], 5),  # and the padding of a list does not leave it out
+    ],
+)
+def test_ce_candidates_by_hand(target, allowed, excluded, num_candidates):
+    if excluded is not None:
+        excluded = np.array([excluded + [0] * (5 - len(excluded))], np.int32)
+    loss_sum, _ = sums(
+        losses.ce,
+        np.zeros((1, 1, 2), np.float32),
+        np.ones((6, 2), np.float32),
+        np.full((1, 1), target, np.int32),
+        np.ones((1, 1), np.float32),
+        Catalogue(np.isin(np.arange(6), [*allowed]), excluded),
+    )
+    assert loss_sum == pytest.approx(math.log(num_candidates), rel=1e-6, abs=1e-7)
+
+
+def test_ce_by_hand():
+    # Scores 0, log 2, log 3 of the items; PAD's is log 100 and does not count.
+    loss_sum, total = sums(
+        losses.ce,
+        np.ones((1, 3, 1), np.float32),
+        np.log(np.array([[100], [1], [2], [3]], np.float32)),
+        np.array([[1, 2, 3]], np.int32),
+        np.array([[1, 0.5, 2]], np.float32),
+        Catalogue(np.arange(4) > 0),
+    )
+    assert total == 3.5
+    expected = math.log(6 / 1) + 0.5 * math.log(6 / 2) + 2 * math.log(6 / 3)
+    assert loss_sum == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["ce", "ce_excluded"])
+def test_pad_is_a_candidate_only_where_it_is_allowed(form):
+    hidden, table, target, weight, candidates = problem(form)
+    (_, table_grad), (loss_sum, _) = expected = gradients(
+        form, hidden, table, target, weight, candidates
+    )
+    assert not table_grad[0].any() and table_grad[1:].any()
+    moved = table.copy()
+    moved[0] += 7
+    assert_equal_trees(
+        gradients(form, hidden, moved, target, weight, candidates), expected
+    )
+    candidates = candidates._replace(allowed_V=candidates.allowed_V.copy())
+    candidates.allowed_V[0] = True
+    arrays = hidden, table, target, weight, candidates
+    (_, table_grad), (larger_sum, _) = gradients(form, *arrays)
+    assert larger_sum > loss_sum and table_grad[0].any()
+    assert_close(larger_sum, oracle(form, *float64(arrays)))
+
+
+def test_compact_puts_positions_with_a_weight_first():
+    weight_BL = np.array([[0, 0.5, 1], [0, 0, 2]], np.float32)
+    index_N, count = compiled(losses.compact)(weight_BL)
+    assert index_N.tolist() == [1, 2, 5, 6, 6, 6] and count == 3
+    assert index_N.dtype == count.dtype == jnp.int32
+
+
+def test_chunk_size_is_bounded_by_scores_and_by_positions(monkeypatch):
+    monkeypatch.setattr(losses, "_CHUNK_SCORES", 2**22)
+    for num_rows in (2, 3417, 54_543, 10**6):
+        for num_positions in (1, 8, 9, 1024, 25_600):
+            size = losses.chunk_size(num_rows, num_positions)
+            assert size % 8 == 0
+            assert size < num_positions + 8
+            assert size <= 64 or size * num_rows <= 2**22
+            assert size >= min(64, num_positions)
+
+
+def test_ce_never_stores_the_scores(monkeypatch):
+    """Temporary memory is that of a few chunks, whatever the batch."""
+    monkeypatch.setattr(losses, "_CHUNK_SCORES", 2**20)
+    size, length, num_rows, width = 16, 64, 20_001, 16
+
+    def loss_sum(hidden_BLD, table_VD, target_BL, weight_BL, allowed_V):
+        candidates = Catalogue(allowed_V)
+        return losses.ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates)[0]
+
+    shapes = [
+        jax.ShapeDtypeStruct((size, length, width), jnp.float32),
+        jax.ShapeDtypeStruct((num_rows, width), jnp.float32),
+        jax.ShapeDtypeStruct((size, length), jnp.int32),
+        jax.ShapeDtypeStruct((size, length), jnp.float32),
+        jax.ShapeDtypeStruct((num_rows,), bool),
+    ]
+    program = jax.jit(jax.grad(loss_sum, (0, 1))).lower(*shapes).compile()
+    all_scores = 4 * size * length * num_rows
+    assert program.memory_analysis().temp_size_in_bytes < all_scores / 4
+
+
+# ---- Sampled losses
+
+
+def test_sampled_ce_by_hand():
+    # The target's score is log 3, those of its negatives log 2, log 2 and 0.
+    loss_sum, _ = sums(
+        losses.sampled_ce,
+        np.ones((1, 1, 1), np.float32),
+        np.log(np.array([[9], [3], [2], [1]], np.float32)),
+        np.array([[1]], np.int32),
+        np.ones((1, 1), np.float32),
+        Shared(np.array([[2, 2, 3]], np.int32)),
+    )
+    assert loss_sum == pytest.approx(math.log(8 / 3), rel=1e-6)
+
+
+def test_sampled_ce_of_a_catalogue_is_ce():
+    arrays = problem("ce_excluded")
+    expected = sums(losses.ce, *arrays)
+    assert_equal_trees(sums(losses.sampled_ce, *arrays), expected)
+
+
+def test_sampled_ce_of_a_list_is_that_of_the_catalogue_less_the_rest():
+    hidden, table, target, weight, _ = problem("ce")
+    target = 1 + target % 3  # targets 1..3, none of them among the negatives
+    negative_BS = np.tile(np.int32([4, 6, 7, 8]), (SIZE, 1))
+    excluded_BX = np.tile(np.int32([1, 2, 3, 5]), (SIZE, 1))
+    arrays = hidden, table, target, weight
+    drawn = gradients("sampled_ce", *arrays, Shared(negative_BS))
+    allowed_V = np.arange(NUM_ROWS) > 0
+    left = gradients("ce_excluded", *arrays, Catalogue(allowed_V, excluded_BX))
+    for leaf, expected in zip(
+        jax.tree.leaves(drawn), jax.tree.leaves(left), strict=True
+    ):
+        assert_close(leaf, expected)
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5, 0.01])
+def test_gbce_by_hand(beta):
+    # Odds of 3 for the target, of 1 and 1/3 for the negatives.
+    arrays = (
+        np.ones((1, 1, 1), np.float32),
+        np.log(np.array([[9], [3], [1], [1 / 3]], np.float32)),
+        np.array([[1]], np.int32),
+        np.full((1, 1), 2, np.float32),
+        Separate(np.array([[[2, 3]]], np.int32)),
+    )
+    loss_sum, total = sums(functools.partial(losses.gbce, beta=beta), *arrays)
+    expected = 2 * (beta * math.log(4 / 3) + math.log(2) + math.log(4 / 3)) / 3
+    assert loss_sum == pytest.approx(expected, rel=1e-6)
+    assert total == 2
+    if beta == 1:
+        assert_equal_trees(sums(losses.bce, *arrays), (loss_sum, total))
+
+
+@pytest.mark.parametrize("num_negatives, num_candidates", [(1, 100), (256, 3415)])
+def test_gbce_beta_closed_form(num_negatives, num_candidates):
+    rate = num_negatives / num_candidates
+    beta = functools.partial(losses.gbce_beta, num_negatives, num_candidates)
+    assert beta(0.0) == 1 and beta(1.0) == pytest.approx(rate, rel=1e-12)
+    for calibration in (0.25, 0.75):
+        expected = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+        assert beta(calibration) == pytest.approx(expected, rel=1e-12)

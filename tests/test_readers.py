@@ -1,0 +1,671 @@
+"""Files and frames to Datasets, against loops over Python lists and literal files."""
+
+import datetime
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from jaxrec import columns, delimited, readers
+from jaxrec.errors import InputError
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes bytes or text to a file of that name and returns its path."""
+
+    def write(name: str, content: str | bytes):
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return write
+
+
+def rows(frame) -> list[tuple]:
+    return list(frame.itertuples(index=False, name=None))
+
+
+# --- formats -------------------------------------------------------------------------
+
+
+def test_text(write):
+    frame = readers.read(write("log.txt", "  7 1\n\n3\t20 \r\n   \n7 5\n\n"))
+    assert list(frame.columns) == ["user", "item"]
+    assert rows(frame) == [(7, 1), (3, 20), (7, 5)]
+    assert (frame.dtypes == np.int64).all()
+
+
+def test_text_with_strings_and_a_byte_order_mark(write):
+    path = write("log.txt", b"\xef\xbb\xbf" + 'zoé "x\nbob y#1\n'.encode())
+    assert rows(readers.read(path)) == [("zoé", '"x'), ("bob", "y#1")]
+
+
+def test_movielens(write):
+    path = write("ratings.dat", "1::1193::5::978300760\n2::661::3.5::978302109\n")
+    frame = readers.read(path, rating="any")
+    assert list(frame.columns) == ["user", "item", "timestamp", "rating"]
+    assert rows(frame) == [(1, 1193, 978300760, 5.0), (2, 661, 978302109, 3.5)]
+    assert list(readers.read(path, time="").columns) == ["user", "item"]
+
+
+CSV = 'userId,title,movieId,rating\n1,"Us, 2\nthem",9,4.5\n\n2,"a ""b""",8,3\n'
+
+
+@pytest.mark.parametrize("suffix, separator", [("csv", ","), ("tsv", "\t")])
+def test_delimited(write, suffix, separator):
+    text = CSV.replace(",", separator).replace("Us\t", "Us,")
+    path = write(f"log.{suffix}", text)
+    names = {"user": "userId", "item": "movieId", "time": ""}
+    assert rows(readers.read(path, **names)) == [(1, 9), (2, 8)]
+    frame = readers.read(path, **names, rating="rating")
+    assert list(frame.columns) == ["user", "item", "rating"]
+    assert rows(frame) == [(1, 9, 4.5), (2, 8, 3.0)]
+
+
+def test_parquet_file_and_folder(tmp_path):
+    table = pd.DataFrame({"t": [3, 4], "who": ["a", "b"], "what": [2**63, 1], "x": 0.0})
+    table.to_parquet(tmp_path / "part-1.parquet")
+    names = {"user": "who", "item": "what", "time": "t"}
+    frame = readers.read(tmp_path / "part-1.parquet", **names)
+    assert rows(frame) == [("a", 2**63, 3), ("b", 1, 4)]
+    table.to_parquet(tmp_path / "part-2.parquet")
+    frame = readers.read(tmp_path, format="parquet", **names)
+    assert rows(frame) == [("a", 2**63, 3), ("b", 1, 4)] * 2
+
+
+def test_the_format_can_be_given(write):
+    path = write("u.data", "user\titem\n1\t2\n")
+    assert rows(readers.read(path, format="tsv", time="")) == [(1, 2)]
+
+
+def test_chunks_join(write, monkeypatch):
+    """Columns whose kind changes between chunks of the parser are read as one."""
+    monkeypatch.setattr(delimited, "_CHUNK_ROWS", 2)
+    path = write("log.csv", "user,item,timestamp\n1,1,1\n2,2,2\n3,x,3.5\n4,4,4\n")
+    frame = readers.read(path)
+    assert rows(frame) == [(1, "1", 1.0), (2, "2", 2.0), (3, "x", 3.5), (4, "4", 4.0)]
+
+
+# --- ids are exact -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ids, expected",
+    [
+        (["7", "-3", "0"], [7, -3, 0]),
+        (["9007199254740993", "9007199254740992"], [2**53 + 1, 2**53]),
+        (["18446744073709551615", "1"], [2**64 - 1, 1]),
+        (["18446744073709551616", "1"], ["18446744073709551616", "1"]),
+        (["18446744073709551615", "-1"], ["18446744073709551615", "-1"]),
+        (["007", "7"], ["007", "7"]),
+        (["7", "+7"], ["7", "+7"]),
+        (["7", "00"], ["7", "00"]),
+        (["1.0", "1"], ["1.0", "1"]),
+        (["1e3", "1000"], ["1e3", "1000"]),
+        (["True", "true"], ["True", "true"]),
+        (["NA", "null", "None"], ["NA", "null", "None"]),
+        (["0", "10", "1"], [0, 10, 1]),
+    ],
+)
+@pytest.mark.parametrize("column", ["user", "item"])
+@pytest.mark.parametrize("suffix", ["csv", "txt"])
+def test_ids_are_what_the_file_says(write, ids, expected, column, suffix):
+    is_user = column == "user"
+    lines = [(x, "5") if is_user else ("5", x) for x in ids]
+    separator = "," if suffix == "csv" else " "
+    head = "user,item\n" if suffix == "csv" else ""
+    text = head + "".join(separator.join(line) + "\n" for line in lines)
+    frame = readers.read(write(f"log.{suffix}", text), time="")
+    assert frame[column].tolist() == expected
+    assert frame["item" if is_user else "user"].tolist() == [5] * len(ids)
+
+
+def test_quoted_padded_id(write):
+    frame = readers.read(write("log.csv", 'user,item\n"007",1\n7,1\n'), time="")
+    assert frame["user"].tolist() == ["007", "7"]
+
+
+def test_a_time_of_day_does_not_make_strings_of_ids(write):
+    """The search for padded numbers also finds ' 03': the ids are still integers."""
+    path = write("log.csv", "user,item,timestamp\n10,9,2015-01-02 03:04:05\n")
+    assert delimited.has_padded_number(path, delimited.LAYOUTS["csv"])
+    assert readers.read(path)["user"].tolist() == [10]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5, 100])
+def test_padded_numbers_are_found_across_blocks(write, monkeypatch, block):
+    monkeypatch.setattr(delimited, "_CHUNK_BYTES", block)
+    layout = delimited.LAYOUTS["text"]
+    assert delimited.has_padded_number(write("a.txt", "10 1\n20 07\n"), layout)
+    assert delimited.has_padded_number(write("b.txt", "01 1\n"), layout)
+    assert not delimited.has_padded_number(write("c.txt", "10 0\n100 1\n"), layout)
+
+
+# --- times ---------------------------------------------------------------------------
+
+
+def times(write, values) -> pd.Series:
+    lines = [f"{n},1,{value}" for n, value in enumerate(values)]
+    path = write("log.csv", "\n".join(["user,item,timestamp", *lines]))
+    return readers.read(path)["timestamp"]
+
+
+def test_times_in_numbers_are_as_given(write):
+    got = times(write, [2**53 + 1, 5])
+    assert got.tolist() == [2**53 + 1, 5] and got.dtype == np.int64
+    got = times(write, ["1420070400.25", "3"])
+    assert got.tolist() == [1420070400.25, 3.0] and got.dtype == np.float64
+
+
+def utc(*fields) -> float:
+    return datetime.datetime(*fields, tzinfo=datetime.UTC).timestamp()
+
+
+def test_iso_times_become_seconds(write):
+    path = write(
+        "log.csv",
+        "user,item,timestamp\n1,1,2015-01-02T03:04:05Z\n1,2,2015-01-02\n"
+        "1,3,2015-01-02 03:04:05+02:00\n1,4,1969-12-31T23:59:58Z\n",
+    )
+    log = readers.encode(readers.read(path))
+    assert log.timestamps.dtype == np.int64
+    assert log.timestamps.tolist() == [
+        -2,
+        utc(2015, 1, 2),
+        utc(2015, 1, 2, 1, 4, 5),
+        utc(2015, 1, 2, 3, 4, 5),
+    ]
+    assert log.items.tolist() == [4, 2, 3, 1]
+
+
+def test_the_order_of_times_is_kept_below_what_seconds_can_hold(write):
+    """Nanoseconds at 2015 are all the same float64; the rows are still in order."""
+    ends = ["000000003", "000000001", "000000002", "5"]
+    stamps = [f"1,{n},2015-01-02T00:00:00.{end}Z" for n, end in enumerate(ends)]
+    path = write("log.csv", "\n".join(["user,item,timestamp", *stamps]))
+    log = readers.encode(readers.read(path))
+    assert log.items.tolist() == [2, 3, 1, 4]
+    assert log.timestamps.tolist() == [utc(2015, 1, 2)] * 3 + [utc(2015, 1, 2) + 0.5]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.to_datetime(["2015-01-02T03:04:05.5", "1969-12-31T23:59:59.5"]),
+        pd.to_datetime(["2015-01-02T03:04:05.5Z", "1969-12-31T23:59:59.5Z"]),
+        pd.to_datetime(["2015-01-02T04:04:05.5+01:00", "1970-01-01T00:59:59.5+01:00"]),
+        pd.to_datetime(["2015-01-02T03:04:05.5", "1969-12-31T23:59:59.5"]).as_unit(
+            "ms"
+        ),
+        pd.array(
+            pd.to_datetime(["2015-01-02T03:04:05.5", "1969-12-31T23:59:59.5"]),
+            "timestamp[us][pyarrow]",
+        ),
+        [
+            datetime.datetime(2015, 1, 2, 3, 4, 5, 500_000),
+            datetime.datetime(1969, 12, 31, 23, 59, 59, 500_000),
+        ],
+        ["2015-01-02T03:04:05.5", "1969-12-31T23:59:59.5"],
+    ],
+    ids=["naive", "utc", "zone", "ms", "arrow", "python", "text"],
+)
+def test_datetimes_become_seconds(values):
+    frame = pd.DataFrame({"user": [1, 1], "item": [1, 2], "timestamp": values})
+    log = readers.encode(readers.as_frame(frame))
+    assert log.items.tolist() == [2, 1]
+    assert log.timestamps.tolist() == [-0.5, utc(2015, 1, 2, 3, 4, 5) + 0.5]
+
+
+def test_dates_become_seconds():
+    days = [datetime.date(2015, 1, 2), datetime.date(1969, 12, 31)]
+    frame = pd.DataFrame({"user": [1, 1], "item": [1, 2], "timestamp": days})
+    log = readers.encode(readers.as_frame(frame))
+    assert log.timestamps.tolist() == [-86400, utc(2015, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    "dtype", ["int32", "uint8", "Int64", "int64[pyarrow]", "float32", object, str]
+)
+def test_kinds_of_numeric_time(dtype):
+    frame = pd.DataFrame({"user": [1, 1], "item": [1, 2], "timestamp": [9, 3]})
+    log = readers.encode(readers.as_frame(frame.astype({"timestamp": dtype})))
+    assert log.items.tolist() == [2, 1]
+    assert log.timestamps.tolist() == [3, 9]
+    assert log.timestamps.dtype == (np.float64 if dtype == "float32" else np.int64)
+
+
+# --- what cannot be read -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", "1 2\n\n3\n4 5\n", r"a.txt, line 3: expected 'user item', got '3'"),
+        ("a.txt", "1 2\n3 4 5\n", r"a.txt, line 2: expected 'user item', got '3 4 5'"),
+        ("a.txt", "1 2 3\n4 5 6\n", r"a.txt, line 1: expected 'user item'"),
+        (
+            "a.txt",
+            "1 2\nnan 4\n",
+            r"a.txt, line 2: column 'user' has no value \(1 such",
+        ),
+        ("a.txt", "user item\n1 2\n3 4\n", "line 1: 'user item' looks like a header"),
+        ("a.txt", "", "a.txt has no rows"),
+        ("a.txt", b"1 2\n\xe9 4\n", "line 2: not UTF-8"),
+        ("a.txt", b"\x1f\x8b\x08\x00\x00", "line 1: not UTF-8 text. Convert or unpack"),
+        (
+            "a.dat",
+            "1::2::3::4\n1::2::3\n",
+            "line 2: expected 'user::item::rating::time",
+        ),
+        ("a.dat", "1::2::3::4\n1::2:3::4\n", "line 2: expected .* got '1::2:3::4'"),
+        ("a.dat", "1::2::3::4\n1:2:3:4:5:6:7\n", "line 2: expected 'user::item"),
+        ("a.dat", "1::2::3::4\n1::2::3::4::5\n", "line 2: expected 'user::item"),
+        (
+            "a.dat",
+            "1::2::3::4\n1::2::3::x\n",
+            "line 2: column 'timestamp' has no number",
+        ),
+        ("a.csv", "user,item,timestamp\n1,2,3\n1,2,3,4\n", "line 3: expected 3 fields"),
+        ("a.csv", "user,item,timestamp\n1,2,3,4\n1,2,3\n", "line 2: expected 3 fields"),
+        (
+            "a.csv",
+            "user,item,timestamp,x\n1,2,3,4\n1,3,4\n",
+            "line 3: expected 4 field",
+        ),
+        ("a.csv", 'user,item,timestamp\n1,2,3\n\n"1,2\n,3\n', "line 4: unexpected end"),
+        ("a.csv", "user,item,timestamp\n", "a.csv has no rows"),
+        ("a.csv", "", "a.csv is empty"),
+        ("a.csv", "user,item,timestamp\n1,,3\n", "line 2: column 'item' has no value"),
+        (
+            "a.csv",
+            'user,item,timestamp\n"1\n1",2,3\n\n1,2,\n1,2,nan\n',
+            r"line 5: column 'timestamp' has no value \(2 such rows in all\)",
+        ),
+        (
+            "a.csv",
+            "user,item,timestamp\n1,2,3\n1,2,inf\n",
+            "line 3: .* no finite number",
+        ),
+        (
+            "a.csv",
+            "user,item,timestamp\n1,2,2015-01-02\n1,2,2015-13-02\n",
+            "line 3: .* no number or ISO 8601 time but '2015-13-02'",
+        ),
+        (
+            "a.csv",
+            "user,item,timestamp\n1,2,978300760\n1,2,yesterday\n1,2,978300761\n",
+            "line 3: .* no number or ISO 8601 time but 'yesterday'",
+        ),
+        ("a.csv", "user,user,timestamp\n1,2,3\n", "one column 'user', got 2 of that"),
+        ("a.xyz", "1 2\n", "unknown format '.xyz'. Say format=NAME with one of text"),
+        ("a.parquet", "PAR1", "a.parquet cannot be read as Parquet"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(write, name, content, message):
+    with pytest.raises(InputError, match=message) as raised:
+        readers.read(write(name, content))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_bad_row_is_found_in_a_later_chunk(write, monkeypatch):
+    monkeypatch.setattr(delimited, "_CHUNK_ROWS", 2)
+    for bad in ("3", "3 4 5"):
+        path = write("a.txt", f"1 2\n\n1 2\n1 2\n{bad}\n")
+        with pytest.raises(
+            InputError, match=f"line 5: expected 'user item', got '{bad}'"
+        ):
+            readers.read(path)
+
+
+def test_a_bad_rating(write):
+    path = write("a.csv", "user,item,rating\n1,2,3\n1,2,good\n")
+    with pytest.raises(InputError, match="line 3: .*no finite number but 'good'"):
+        readers.read(path, time="", rating="rating")
+
+
+def test_a_missing_column_lists_the_nearest_first(write):
+    path = write("a.csv", "rating,movieId,userId,timestamp\n")
+    with pytest.raises(
+        InputError,
+        match="a.csv: expected one column 'user', got 0 .* first: userId, .*user=NAME",
+    ):
+        readers.read(path)
+    path = write("b.csv", "user,item,when,time\n")
+    with pytest.raises(
+        InputError, match="'timestamp'.* first: time, .* time=NAME .*time="
+    ):
+        readers.read(path)
+
+
+def test_no_such_file_or_a_folder(tmp_path):
+    for name in ("a.txt", "a.parquet"):
+        with pytest.raises(
+            InputError, match=f"no file .*{name}; the current folder is"
+        ):
+            readers.read(tmp_path / name)
+    (tmp_path / "b.csv").mkdir()
+    with pytest.raises(InputError, match="b.csv cannot be read: Is a directory"):
+        readers.read(tmp_path / "b.csv")
+
+
+def test_a_gap_in_parquet(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = {"user": [1, 2, 3], "item": pd.array([1, None, 2**53 + 1], "Int64")}
+    pd.DataFrame(table).to_parquet(path)
+    with pytest.raises(InputError, match=r"a.parquet, row 1 \(from 0\): column 'item'"):
+        readers.read(path, time="")
+
+
+# --- frames --------------------------------------------------------------------------
+
+TABLE = pd.DataFrame(
+    {"x": ["", "-"], "who": ["b", "a"], "what": [2**63, 7], "at": [2, 1]}
+)
+NAMES = {"user": "who", "item": "what", "time": "at"}
+ROWS = [("b", 2**63, 2), ("a", 7, 1)]
+
+
+class ArrowStream:
+    def __arrow_c_stream__(self, requested_schema=None):
+        return TABLE.__arrow_c_stream__(requested_schema)
+
+
+class Interchange:
+    def __dataframe__(self, *args, **kwargs):
+        return TABLE.__dataframe__(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [TABLE, TABLE.set_index("x", drop=False), ArrowStream(), Interchange()],
+    ids=["pandas", "index", "arrow", "interchange"],
+)
+def test_frames_of_any_kind(source):
+    frame = readers.as_frame(source, **NAMES)
+    assert list(frame.columns) == ["user", "item", "timestamp"]
+    assert frame.index.tolist() == [0, 1]
+    assert rows(frame) == ROWS
+
+
+def test_arrow_table():
+    import pyarrow
+
+    table = pyarrow.table(TABLE)
+    assert rows(readers.as_frame(table, **NAMES)) == ROWS
+    assert rows(readers.as_frame(table.to_reader(), **NAMES)) == ROWS
+
+
+def test_as_frame_leaves_the_callers_frame_alone():
+    table = TABLE.assign(at=["2015-01-02", "2015-01-01"])
+    before = table.copy()
+    readers.as_frame(table, **NAMES)
+    pd.testing.assert_frame_equal(table, before)
+
+
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ([1, 2], "expected a pandas DataFrame .* got list"),
+        (TABLE, "the frame: expected one column 'user', got 0"),
+        (ArrowStream(), "the table: expected one column 'user', got 0"),
+        (
+            pd.DataFrame({"user": ["a", None, ""], "item": 1, "timestamp": 1}),
+            r"row 1 \(from 0\): column 'user' has no value \(2 such rows",
+        ),
+        (
+            pd.DataFrame(
+                {"user": pd.array(["a", None], "string"), "item": 1, "timestamp": 1}
+            ),
+            r"row 1 \(from 0\): column 'user' has no value \(1 such row",
+        ),
+        (
+            pd.DataFrame(
+                {"user": 1, "item": pd.array([1, None], "Int64"), "timestamp": 1}
+            ),
+            r"row 1 \(from 0\): column 'item' has no value \(1 such row",
+        ),
+        (
+            pd.DataFrame({"user": 1, "item": [1, 2], "timestamp": [None, "2015"]}),
+            r"row 0 \(from 0\): column 'timestamp' has no value \(1 such rows",
+        ),
+        (
+            pd.DataFrame({"user": 1, "item": [1, 2], "timestamp": [1.0, math.inf]}),
+            "row 1 .* no finite number but 'inf'",
+        ),
+        (
+            pd.DataFrame({"user": 1, "item": [1, 2], "timestamp": [True, False]}),
+            "row 0 .* no number or ISO 8601 time but 'True'",
+        ),
+    ],
+)
+def test_bad_frames(source, message):
+    with pytest.raises(InputError, match=message):
+        readers.as_frame(source)
+
+
+# --- filters -------------------------------------------------------------------------
+
+
+def random_log(seed: int, num_rows=300, num_users=40, num_items=30) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "user": rng.integers(0, num_users, num_rows) * 7 - 50,
+            "item": [f"i{n}" for n in rng.geometric(0.1, num_rows) % num_items],
+            "timestamp": rng.integers(0, 50, num_rows),
+            "rating": rng.integers(1, 11, num_rows) / 2,
+        }
+    )
+
+
+def test_filter_rating():
+    frame = random_log(0)
+    kept, num_removed = readers.filter_rating(frame, 3.5)
+    expected = [row for row in rows(frame) if row[3] >= 3.5]
+    assert rows(kept) == expected
+    assert num_removed == len(frame) - len(expected) > 0
+
+
+def test_filter_rating_needs_ratings():
+    with pytest.raises(InputError, match="min_rating=4 needs ratings"):
+        readers.filter_rating(random_log(0)[["user", "item"]], 4)
+
+
+@pytest.mark.parametrize("policy", ["first", "last"])
+@pytest.mark.parametrize("has_times", [True, False])
+def test_drop_duplicates_equals_a_loop(policy, has_times):
+    frame = random_log(1)
+    frame = frame if has_times else frame.drop(columns="timestamp")
+    table = rows(frame)
+    in_time = sorted(range(len(table)), key=lambda k: table[k][2] if has_times else 0)
+    chosen = {}
+    for k in in_time if policy == "first" else in_time[::-1]:
+        chosen.setdefault(table[k][:2], k)
+    kept, num_removed = readers.drop_duplicates(frame, policy)
+    assert rows(kept) == [table[k] for k in sorted(chosen.values())]
+    assert num_removed == len(table) - len(chosen) > 0
+
+
+def test_keep_duplicates():
+    frame = random_log(1)
+    kept, num_removed = readers.drop_duplicates(frame, "keep")
+    assert kept is frame and num_removed == 0
+    with pytest.raises(InputError, match="keep, first or last: got 'latest'"):
+        readers.drop_duplicates(frame, "latest")
+
+
+def slow_core(table, min_user, min_item):
+    """Takes out one row at a time."""
+    table = list(table)
+    while True:
+        users, items = [row[0] for row in table], [row[1] for row in table]
+        for k, (user, item, *_) in enumerate(table):
+            if users.count(user) < min_user or items.count(item) < min_item:
+                del table[k]
+                break
+        else:
+            return table
+
+
+@pytest.mark.parametrize(
+    "min_user, min_item", [(8, 9), (1, 12), (9, 1), (2, 2), (99, 1)]
+)
+def test_k_core_equals_a_loop(min_user, min_item):
+    frame = random_log(2, num_rows=200)
+    kept, num_removed = readers.k_core(frame, min_user, min_item)
+    assert rows(kept) == slow_core(rows(frame), min_user, min_item)
+    assert num_removed == len(frame) - len(kept)
+
+
+def test_k_core_follows_a_chain():
+    """User n shares item n with user n + 1: its end pulls all of the chain out."""
+    links = [(n, n) for n in range(9)] + [(n + 1, n) for n in range(8)]
+    frame = pd.DataFrame(links, columns=["user", "item"])
+    assert len(readers.k_core(frame, 1, 2)[0]) == 16
+    assert readers.k_core(frame, 2, 2)[1] == 17
+
+
+def test_k_core_of_one_keeps_all():
+    frame = random_log(2)
+    kept, num_removed = readers.k_core(frame, 1, 0)
+    assert kept is frame and num_removed == 0
+
+
+# --- encode --------------------------------------------------------------------------
+
+
+def slow_encode(table, has_times):
+    """(histories by ascending user, users, items) of rows (user, item, time)."""
+    users = sorted({row[0] for row in table})
+    items = sorted({row[1] for row in table})
+    histories = []
+    for user in users:
+        own = [row for row in table if row[0] == user]
+        if has_times:
+            own.sort(key=lambda row: row[2])  # stable
+        histories.append([(items.index(row[1]) + 1, row[2]) for row in own])
+    return histories, users, items
+
+
+@pytest.mark.parametrize("scale", [1, 1e-3, 2**55, None], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_encode_equals_a_loop(scale, seed):
+    """Times in integers, floats, integers too wide for one sort key, and none."""
+    frame = random_log(seed).drop(columns="rating")
+    frame["timestamp"] = (frame["timestamp"] - 25) * (scale or 1)
+    histories, users, items = slow_encode(rows(frame), scale is not None)
+    frame = frame if scale is not None else frame.drop(columns="timestamp")
+    log = readers.encode(frame, name="x")
+    assert (log.name, log.report) == ("x", {})
+    assert log.items.dtype == np.int32 and log.offsets.dtype == np.int64
+    assert log.user_ids.tolist() == users
+    assert log.item_ids.tolist() == items
+    assert log.lengths.tolist() == [len(history) for history in histories]
+    flat = [row for history in histories for row in history]
+    assert log.items.tolist() == [item for item, _ in flat]
+    if scale is None:
+        assert log.timestamps is None
+    else:
+        assert log.timestamps.tolist() == [time for _, time in flat]
+
+
+@pytest.mark.parametrize("scale", [1, 1.0])
+def test_equal_times_keep_the_order_of_the_rows(scale):
+    items = np.random.default_rng(0).permutation(1000)
+    times = np.repeat([5, 4], 500) * scale
+    frame = pd.DataFrame({"user": 1, "item": items, "timestamp": times})
+    expected = [*items[500:], *items[:500]]
+    assert (readers.encode(frame).items - 1).tolist() == expected
+
+
+def test_integers_sort_by_value_and_strings_by_code_point():
+    frame = pd.DataFrame({"user": [10, 9, -1], "item": ["é", "b", "B"]})
+    log = readers.encode(frame)
+    assert log.user_ids.tolist() == [-1, 9, 10] and log.user_ids.dtype == np.int64
+    assert log.item_ids.tolist() == ["B", "b", "é"] and log.item_ids.dtype.kind == "U"
+    assert log.items.tolist() == [1, 2, 3]
+    log = readers.encode(frame.astype({"user": str}))
+    assert log.user_ids.tolist() == ["-1", "10", "9"]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [2**64 - 1, 2**53 + 1, 2**53],
+        pd.array([2, 2**53 + 1, 2**53], "Int64"),
+        pd.array([2, 2**53 + 1, 2**53], "int64[pyarrow]"),
+        pd.Categorical([2, 2**53 + 1, 2**53], categories=[2**53 + 1, 2, 5, 2**53]),
+        np.array([2, 2**53 + 1, 2**53], object),
+        np.array([3, 1, 2], np.uint8),
+        pd.Categorical(["b", "a", "c"], categories=["c", "b", "a", "d"]),
+        pd.array(["b", "a", "c"], "string"),
+        np.array(["b", "a", "c"], object),
+    ],
+    ids=str,
+)
+def test_kinds_of_ids(ids):
+    frame = pd.DataFrame({"user": ids, "item": 1, "timestamp": 0})
+    log = readers.encode(readers.as_frame(frame))
+    assert log.user_ids.tolist() == sorted(pd.Series(ids).tolist())
+    assert log.user_ids.dtype.kind in "iuU"
+
+
+@pytest.mark.parametrize(
+    "ids, kind",
+    [
+        ([1.0, 2.0], "floating"),
+        ([1, "a"], "mixed-integer"),
+        ([True, False], "boolean"),
+        ([b"a", b"b"], "bytes"),
+        ([2**64, 1], "integer"),
+    ],
+)
+def test_other_ids_are_refused(ids, kind):
+    frame = pd.DataFrame({"user": 1, "item": pd.Series(ids)})
+    with pytest.raises(InputError, match=f"column 'item' holds ids of kind {kind}"):
+        readers.encode(frame)
+
+
+def test_encode_refuses_nothing_at_all():
+    with pytest.raises(InputError, match="no rows of unnamed are left"):
+        readers.encode(pd.DataFrame({"user": [], "item": []}))
+
+
+def test_encode_refuses_gaps():
+    frame = pd.DataFrame({"user": ["a", None], "item": 1})
+    with pytest.raises(InputError, match="column 'user' has missing ids"):
+        readers.encode(frame)
+
+
+def test_build_runs_the_filters_in_order_and_reports():
+    table = [
+        # user, item, timestamp, rating
+        ("a", "x", 1, 5.0),
+        ("a", "y", 2, 1.0),  # below 3: a has x and z left, and x twice
+        ("a", "x", 3, 4.0),
+        ("a", "z", 4, 4.0),
+        ("b", "x", 5, 3.0),
+        ("b", "z", 6, 3.0),
+        ("c", "x", 7, 5.0),  # alone: c has too few
+    ]
+    frame = pd.DataFrame(table, columns=["user", "item", "timestamp", "rating"])
+    log = readers.build(
+        frame, name="n", min_rating=3, duplicates="last", min_user=2, min_item=2
+    )
+    assert log.user_ids.tolist() == ["a", "b"] and log.item_ids.tolist() == ["x", "z"]
+    assert log.items.tolist() == [1, 2, 1, 2]
+    assert log.timestamps.tolist() == [3, 4, 5, 6]
+    assert log.report == {
+        "rows_read": 7,
+        "rows_below_min_rating": 1,
+        "rows_duplicate": 1,
+        "rows_outside_core": 1,
+    }
+    with pytest.raises(InputError, match="no rows of n are left: .*'rows_read': 7"):
+        readers.build(frame, name="n", min_user=9)
+
+
+def test_nearest_first_ignores_case():
+    assert columns.nearest_first("item", ["USER", "ITEM"]) == ["ITEM", "USER"]

@@ -1,0 +1,295 @@
+"""The training step against one written out by hand, and what many of them share."""
+
+import functools
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxrec import batches, models, negatives, objectives, optim, steps
+from jaxrec.objectives import Items
+
+NUM_ITEMS, MAX_LENGTH = 12, 5
+SASREC = models.SASRec(
+    NUM_ITEMS, width=4, num_layers=1, dropout=0.0, num_positions=MAX_LENGTH
+)
+# Training parts shorter than the window of 6, as long, and longer; each log goes on.
+HISTORIES = [
+    [3, 1, 4],
+    [1, 5, 9, 2, 6, 5],
+    [3, 5, 8, 9, 7, 9, 3, 2, 3],
+    [8, 4],
+    [11, 12, 10, 12],
+]
+LOG = batches.Log(
+    jnp.asarray([item for items in HISTORIES for item in [*items, 7, 7]], jnp.int32),
+    jnp.asarray(np.cumsum([0, *(len(items) + 2 for items in HISTORIES)]), jnp.int32),
+)
+TRAIN_END_U = LOG.offset_U1[1:] - 2
+LENGTH_U = np.array([min(len(items) - 1, MAX_LENGTH) for items in HISTORIES])
+ADAM = {"learning_rate": 0.1, "b1": 0.8, "b2": 0.9, "eps": 0.1}
+# A float32 forward and backward pass of a small encoder, its sums in another order.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
+
+
+def items_of(num_table_rows=NUM_ITEMS + 1) -> Items:
+    row_V = np.arange(num_table_rows)
+    is_item_V = (row_V > 0) & (row_V <= NUM_ITEMS)
+    return Items(jnp.asarray(is_item_V), negatives.make_pool(is_item_V))
+
+
+def recipe_of(**changes) -> steps.Recipe:
+    recipe = steps.Recipe(
+        encoder=SASREC,
+        objective=objectives.ce(),
+        # With this large an epsilon Adam tells a mean from a sum.
+        optimiser=optim.adam(**ADAM),
+        max_length=MAX_LENGTH,
+        history_length=max(map(len, HISTORIES)),
+        seed=3,
+    )
+    return recipe._replace(**changes)
+
+
+def jitted(recipe, num_rows):
+    return jax.jit(
+        functools.partial(steps.train_steps, recipe=recipe, num_rows=num_rows)
+    )
+
+
+def packed(user_SB):
+    """slot_SB and the number of rows, by best fit."""
+    length_SB = [[LENGTH_U[u] if u >= 0 else 0 for u in user_B] for user_B in user_SB]
+    both = [batches.assign_slots(np.array(x), MAX_LENGTH) for x in length_SB]
+    return np.stack([slot_B for slot_B, _ in both]), max(rows for _, rows in both)
+
+
+def dispatch(recipe, state, user_SB, *, slots=None):
+    """The steps of user_SB, by default packed into as few rows as possible."""
+    slot_SB, num_rows = slots or packed(user_SB)
+    call = jitted(recipe, num_rows)
+    return call(state, LOG, TRAIN_END_U, items_of(), np.array(user_SB), slot_SB)
+
+
+def assert_close(trees_a, trees_b):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **TOLERANCE), trees_a, trees_b
+    )
+
+
+def assert_equal(trees_a, trees_b):
+    jax.tree.map(np.testing.assert_array_equal, trees_a, trees_b)
+
+
+def mean_loss(params, users):
+    """Full cross-entropy a position by its formula, every window alone in a row."""
+    total, weight = 0.0, 0
+    for user in users:
+        window = HISTORIES[user][-(MAX_LENGTH + 1) :]
+        tokens_1L = jnp.asarray([window[:-1]], jnp.int32)
+        position_1L = jnp.arange(len(window) - 1, dtype=jnp.int32)[None]
+        hidden_1LD = SASREC.apply(
+            {"params": params},
+            tokens_1L,
+            position_1L,
+            jnp.ones_like(tokens_1L),
+            train=False,
+        )
+        table_VD = params["item_embedding"]["table"]
+        score_LI = hidden_1LD[0] @ table_VD[1:].T
+        log_probability_LI = jax.nn.log_softmax(score_LI)
+        for place, target in enumerate(window[1:]):
+            total -= log_probability_LI[place, target - 1]
+        weight += len(window) - 1
+    return total / weight, weight
+
+
+def adam_by_hand(params, gradients_of_steps):
+    """Kingma & Ba, algorithm 1."""
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    value, mean, square = np.asarray(flat, float), 0.0, 0.0
+    for t in (1, 2):
+        gradient = np.asarray(gradients_of_steps(unravel(jnp.float32(value))), float)
+        mean = ADAM["b1"] * mean + (1 - ADAM["b1"]) * gradient
+        square = ADAM["b2"] * square + (1 - ADAM["b2"]) * gradient**2
+        mean_hat, square_hat = (
+            mean / (1 - ADAM["b1"] ** t),
+            square / (1 - ADAM["b2"] ** t),
+        )
+        update = mean_hat / (np.sqrt(square_hat) + ADAM["eps"])
+        value = value - ADAM["learning_rate"] * update
+    return unravel(jnp.float32(value))
+
+
+@pytest.fixture(scope="module")
+def start():
+    return steps.init_state(recipe_of())
+
+
+@pytest.fixture(scope="module")
+def two_steps(start):
+    """Two steps on all users, packed."""
+    return dispatch(recipe_of(), start, [[2, 0, 4, 1, 3]] * 2)
+
+
+def test_steps_equal_the_ones_by_hand(start, two_steps):
+    users = range(len(HISTORIES))
+    value_and_grad = jax.jit(
+        jax.value_and_grad(lambda params: mean_loss(params, users), has_aux=True)
+    )
+    losses = []
+
+    def gradients(params):
+        (loss, weight), gradient = value_and_grad(params)
+        losses.append(float(loss) * int(weight))
+        return jax.flatten_util.ravel_pytree(gradient)[0]
+
+    state, (loss_sum, weight) = two_steps
+    assert_close(state.params, adam_by_hand(start.params, gradients))
+    assert float(weight) == 2 * LENGTH_U.sum()
+    assert float(loss_sum) == pytest.approx(sum(losses), rel=1e-5)
+    assert int(state.step) == 2
+
+
+def test_fillers_and_the_order_of_a_batch_contribute_nothing(start, two_steps):
+    filled = dispatch(recipe_of(), start, [[-1, 3, 1, 2, -1, 0, 4, -1]] * 2)
+    assert_close(filled, two_steps)
+
+
+def test_a_batch_of_fillers_changes_nothing(start):
+    recipe = recipe_of(optimiser=optax.sgd(1.0))
+    start = start._replace(opt_state=recipe.optimiser.init(start.params))
+    slots = np.zeros((1, 2), np.int32), 1
+    state, (loss_sum, weight) = dispatch(recipe, start, [[-1, -1]], slots=slots)
+    assert (float(loss_sum), float(weight)) == (0, 0)
+    assert_equal(state.params, start.params)
+
+
+def test_packed_equals_one_sequence_a_row(start, two_steps):
+    user_SB = [[2, 0, 4, 1, 3]] * 2
+    assert packed(user_SB)[1] < len(HISTORIES)
+    slot_SB = np.tile(np.arange(5, dtype=np.int32) * MAX_LENGTH, (2, 1))
+    assert_close(dispatch(recipe_of(), start, user_SB, slots=(slot_SB, 5)), two_steps)
+
+
+class Traced:
+    """An objective with dropout's and the negatives' randomness; counts its traces."""
+
+    def __init__(self):
+        self.num_traces = 0
+        objective = objectives.sampled_ce(num_negatives=3)
+
+        def candidates(*arguments):
+            self.num_traces += 1
+            return objective.candidates(*arguments)
+
+        self.recipe = recipe_of(
+            encoder=SASREC.clone(dropout=0.3),
+            objective=objective._replace(candidates=candidates),
+            ema_decay=0.9,
+        )
+
+
+@pytest.fixture(scope="module")
+def one_by_one():
+    """(traced, states 0..3, sums): three steps, a dispatch each, of one shape."""
+    traced = Traced()
+    users = [[2, 0, 4], [1, 3, -1], [4, 2, 0]]
+    slot_SB, num_rows = packed(users)
+    call = jitted(traced.recipe, num_rows)
+    states, sums, traces = [steps.init_state(traced.recipe)], [], []
+    for user_B, slot_B in zip(users, slot_SB, strict=True):
+        plan = np.array([user_B]), slot_B[None]
+        state, of_step = call(states[-1], LOG, TRAIN_END_U, items_of(), *plan)
+        states.append(state)
+        sums.append(of_step)
+        traces.append(traced.num_traces)
+    return traced.recipe, users, states, sums, traces
+
+
+def test_dispatches_of_one_shape_are_traced_once(one_by_one):
+    *_, traces = one_by_one
+    assert traces[0] > 0 and set(traces) == {traces[0]}
+
+
+def test_a_dispatch_of_many_steps_is_bitwise_the_steps_one_by_one(one_by_one):
+    recipe, users, states, sums, _ = one_by_one
+    state, (loss_sum, weight) = dispatch(recipe, states[0], users)
+    assert_equal(state, states[-1])
+    assert float(weight) == sum(float(w) for _, w in sums)
+    # The sums of the steps are added in another order.
+    total = sum(float(loss) for loss, _ in sums)
+    assert float(loss_sum) == pytest.approx(total, rel=1e-6)
+    assert int(state.step) == 3
+
+
+def test_moving_average_follows_its_formula(one_by_one):
+    _, _, states, _, _ = one_by_one
+    assert_equal(states[0].ema, states[0].params)
+    for before, after in zip(states[:-1], states[1:], strict=True):
+        expected = jax.tree.map(
+            lambda e, p: 0.9 * e + 0.1 * p, before.ema, after.params
+        )
+        # Two roundings of float32 on values of order one.
+        jax.tree.map(
+            lambda e, a: np.testing.assert_allclose(a, e, rtol=1e-6, atol=1e-7),
+            expected,
+            after.ema,
+        )
+        assert (after.ema["position_table"] != before.ema["position_table"]).any()
+
+
+def test_another_seed_draws_other_dropout_and_negatives(one_by_one):
+    recipe, users, states, _, _ = one_by_one
+    other, _ = dispatch(recipe._replace(seed=4), states[0], users)
+    same_table = other.params["position_table"] == states[-1].params["position_table"]
+    assert not same_table.all()
+
+
+def test_init_is_the_draw_of_the_stream_of_params(start):
+    key = jax.random.fold_in(jax.random.key(3), zlib.crc32(b"params"))
+    one_11 = jnp.ones((1, 1), jnp.int32)
+    params = SASREC.init(key, one_11, one_11 - 1, one_11, train=False)["params"]
+    assert_equal(start.params, params)
+    assert start.step.dtype == jnp.int32 and int(start.step) == 0
+    assert start.ema is None
+    again = steps.init_state(recipe_of(objective=objectives.bce(), max_length=2))
+    assert_equal(again.params, params)
+    other = steps.init_state(recipe_of(seed=4))
+    for ours, others in zip(*map(jax.tree.leaves, (params, other.params)), strict=True):
+        is_constant = len(np.unique(ours)) == 1  # norms and biases
+        assert is_constant or (ours != others).any()
+
+
+def test_cloze_batches_are_drawn_anew_each_step():
+    encoder = models.BERT4Rec(NUM_ITEMS, width=4)
+    recipe = recipe_of(encoder=encoder, mask_probability=0.4)
+    batch_of = jax.jit(
+        lambda step: steps.training_batch(
+            recipe, LOG, LOG.offset_U1[:-1], TRAIN_END_U, step
+        )
+    )
+    window_BL = np.zeros((len(HISTORIES), MAX_LENGTH), int)
+    for row_L, items in zip(window_BL, HISTORIES, strict=True):
+        row_L[: len(items)] = items[-MAX_LENGTH:]
+    hidden = []
+    for step in [0, 1, 2, 1]:
+        batch = jax.device_get(batch_of(jnp.int32(step)))
+        is_hidden_BL = batch.tokens_BL == NUM_ITEMS + 1
+        np.testing.assert_array_equal(batch.seen_BX, window_BL)
+        np.testing.assert_array_equal(
+            np.where(is_hidden_BL, batch.target_BL, batch.tokens_BL), window_BL
+        )
+        np.testing.assert_array_equal(batch.weight_BL, is_hidden_BL)
+        np.testing.assert_array_equal(batch.target_BL > 0, is_hidden_BL)
+        hidden.append(is_hidden_BL.tolist())
+    assert hidden[1] == hidden[3]
+    assert hidden[0] != hidden[1] != hidden[2] != hidden[0]
+    other = recipe._replace(seed=4)
+    batch = steps.training_batch(
+        other, LOG, LOG.offset_U1[:-1], TRAIN_END_U, jnp.int32(0)
+    )
+    assert (batch.weight_BL > 0).tolist() != hidden[0]

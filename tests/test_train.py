@@ -1,0 +1,387 @@
+"""The loop: it learns, resumes to the bit, refuses what it must, and records."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec import batches, data, loop, synthetic, train
+from jaxrec.checkpoint import Checkpoints
+from jaxrec.errors import InputError
+from jaxrec.experiment import Experiment, Training, build, check_negatives
+
+
+def quiet(line: str) -> None:
+    del line
+
+
+def log_frame(num_users=120, num_items=80, seed=0):
+    """A small synthetic log as a table, the way a user would bring one."""
+    import pandas as pd
+
+    log = synthetic.interactions(
+        num_users=num_users,
+        num_items=num_items,
+        mean_length=15.0,
+        max_length=30,
+        num_topics=4,
+        seed=seed,
+    )
+    return pd.DataFrame(
+        {
+            "user": np.repeat(log.user_ids, log.lengths),
+            "item": log.item_ids[log.items - 1],
+            "timestamp": log.timestamps,
+        }
+    )
+
+
+def settings(model="sasrec", loss="ce", **changes):
+    """A tiny experiment; `changes` are of section train."""
+    config = {
+        "method": f"{model}_{loss}",
+        "data": {"name": "tiny"},
+        "model": {"name": model, "width": 16, "num_layers": 1},
+        "loss": {"name": loss},
+        "optim": {"name": "adam", "learning_rate": 3e-3},
+        "train": {"batch_size": 32, "max_length": 12, "max_epochs": 3, **changes},
+        "eval": {"batch_size": 64, "metrics": ("hr@10", "ndcg@10")},
+    }
+    if loss != "ce":
+        config["loss"]["num_negatives"] = 8
+    return config
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return log_frame()
+
+
+def params_of(workdir, config, frame):
+    built = build(config, frame)
+    with Checkpoints(workdir) as checkpoints:
+        return loop.Run(built, checkpoints)
+
+
+def assert_trees_equal(a, b):
+    leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+    assert len(leaves_a) == len(leaves_b)
+    for x, y in zip(leaves_a, leaves_b, strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def test_result_has_what_it_takes_to_believe_it(tmp_path, frame):
+    lines = []
+    result = train.train(settings(), tmp_path / "run", frame=frame, log=lines.append)
+    on_disk = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert on_disk == json.loads(json.dumps(result))
+    for key in (
+        "dataset method seed test valid best_epoch epochs num_params data split_sha256 "
+        "seconds device versions commit protocol config"
+    ).split():
+        assert key in result
+    assert (result["dataset"], result["method"], result["seed"]) == (
+        "tiny",
+        "sasrec_ce",
+        0,
+    )
+    assert set(result["test"]) == {"hr@10", "ndcg@10"}
+    assert set(result["seconds"]) == {"compile", "train", "total"}
+    assert {"users", "items", "interactions", "sha256"} <= set(result["data"])
+    epochs = [
+        json.loads(line)
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    assert any(line.startswith("popularity") for line in "\n".join(lines).splitlines())
+    # The saved ranks give the reported metric: hit rate by hand.
+    ranks = np.load(tmp_path / "run" / "ranks.npz")["test_filtered"]
+    assert result["test"]["hr@10"] == pytest.approx((ranks <= 10).mean(), abs=1e-6)
+
+
+def stop_after(monkeypatch, num_dispatches):
+    """Sends this process SIGINT after so many dispatches, as Ctrl-C would."""
+    original, count = loop.Run.dispatch, 0
+
+    def dispatch(self, *args):
+        nonlocal count
+        original(self, *args)
+        count += 1
+        if count == num_dispatches:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(loop.Run, "dispatch", dispatch)
+
+
+@pytest.mark.parametrize("num_dispatches", [1, 4])
+def test_interrupted_and_resumed_is_bitwise_uninterrupted(
+    tmp_path, frame, monkeypatch, num_dispatches
+):
+    # Two dispatches an epoch: the first stop is inside an epoch, the second at its end.
+    config = settings(steps_per_dispatch=2, ema_decay=0.5)
+    config["model"]["dropout"] = 0.3
+    whole = train.train(config, tmp_path / "whole", frame=frame, log=quiet)
+    with monkeypatch.context() as patch:
+        stop_after(patch, num_dispatches)
+        with pytest.raises(KeyboardInterrupt, match="--resume"):
+            train.train(config, tmp_path / "parts", frame=frame, log=quiet)
+    assert not (tmp_path / "parts" / "result.json").exists()
+    parts = train.train(config, tmp_path / "parts", frame=frame, log=quiet, resume=True)
+    assert parts["test"] == whole["test"]
+    assert parts["best_epoch"] == whole["best_epoch"]
+    runs = [params_of(tmp_path / name, config, frame) for name in ("whole", "parts")]
+    assert_trees_equal(runs[0].state, runs[1].state)
+    assert_trees_equal(runs[0].best, runs[1].best)
+    losses = [
+        [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+        for path in (tmp_path / name / "metrics.jsonl" for name in ("whole", "parts"))
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_same_seed_equal_and_another_seed_differs(tmp_path, frame):
+    one, same, other = (
+        train.train(
+            settings(max_epochs=1, seed=seed), tmp_path / name, frame=frame, log=quiet
+        )
+        for name, seed in (("one", 0), ("same", 0), ("other", 1))
+    )
+    ranks = [
+        np.load(tmp_path / name / "ranks.npz")["test_filtered"]
+        for name in ("one", "same", "other")
+    ]
+    np.testing.assert_array_equal(ranks[0], ranks[1])
+    assert one["test"] == same["test"]
+    assert (ranks[0] != ranks[2]).any()
+    assert other["seed"] == 1
+
+
+def test_patience_ends_a_run_that_cannot_improve(tmp_path, frame):
+    config = settings(max_epochs=50, patience=2)
+    config["optim"]["learning_rate"] = 1e-12
+    result = train.train(config, tmp_path / "run", frame=frame, log=quiet)
+    assert (result["best_epoch"], result["epochs"]) == (1, 3)
+
+
+def test_overfits_32_users(tmp_path):
+    config = settings(max_epochs=120, patience=120, batch_size=32)
+    config["model"] |= {"width": 32, "dropout": 0.0}
+    lines = []
+    frame = log_frame(num_users=32, num_items=60)
+    train.train(config, tmp_path / "run", frame=frame, log=lines.append)
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    # A uniform guess over 60 items costs log 60 = 4.09 nats.
+    assert losses[0] == pytest.approx(np.log(60), abs=0.1)
+    assert losses[-1] < 0.5
+
+
+@pytest.mark.parametrize(
+    "model, loss",
+    [
+        ("sasrec", "sampled_ce"),
+        ("sasrec", "bce"),
+        ("sasrec", "gbce"),
+        ("sasrec_pre_norm", "ce"),
+        ("bert4rec", "ce"),
+        ("bert4rec", "sampled_ce"),
+        ("bert4rec", "bce"),
+        ("gru4rec", "ce"),
+    ],
+)
+def test_every_encoder_and_loss_learns(tmp_path, frame, model, loss):
+    config = settings(model, loss, max_epochs=6)
+    train.train(config, tmp_path / "run", frame=frame, log=quiet)
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
+def test_full_cross_entropy_beats_bce_with_one_negative(tmp_path):
+    """The paper's claim in small: same encoder, same data, another loss."""
+    frame = log_frame(num_users=500, num_items=200)
+    result = {}
+    for loss in ("ce", "bce"):
+        config = settings("sasrec", loss, max_epochs=15)
+        config["loss"] = {"name": loss}  # bce: one negative
+        result[loss] = train.train(config, tmp_path / loss, frame=frame, log=quiet)
+    assert result["ce"]["test"]["ndcg@10"] > 1.2 * result["bce"]["test"]["ndcg@10"]
+    floor = result["ce"]["test_popularity"]["ndcg@10"]
+    assert result["ce"]["test"]["ndcg@10"] > 2 * floor
+
+
+def test_a_workdir_is_never_overwritten(tmp_path, frame):
+    workdir = tmp_path / "run"
+    config = settings(max_epochs=1)
+    first = train.train(config, workdir, frame=frame, log=quiet)
+    before = {path: path.stat().st_mtime_ns for path in workdir.iterdir()}
+    with pytest.raises(InputError, match="holds a run already. Add --resume"):
+        train.train(config, workdir, frame=frame, log=quiet)
+    with pytest.raises(InputError, match="train.seed was 0, is 1"):
+        train.train(
+            settings(max_epochs=1, seed=1), workdir, frame=frame, log=quiet, resume=True
+        )
+    with pytest.raises(InputError, match="other data"):
+        train.train(config, workdir, frame=log_frame(seed=5), log=quiet, resume=True)
+    again = train.train(config, workdir, frame=frame, log=quiet, resume=True)
+    assert again == json.loads(json.dumps(first))
+    assert before == {path: path.stat().st_mtime_ns for path in workdir.iterdir()}
+
+
+def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
+    with pytest.raises(InputError, match="no run to resume"):
+        train.train(settings(), tmp_path / "none", frame=frame, log=quiet, resume=True)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("")
+    with pytest.raises(InputError, match="is not empty"):
+        train.train(settings(), tmp_path / "photos", frame=frame, log=quiet)
+
+
+def test_a_diverged_loss_stops_training_and_names_the_step(tmp_path, frame):
+    config = settings()
+    config["optim"]["learning_rate"] = 1e30
+    with pytest.raises(FloatingPointError, match="step"):
+        train.train(config, tmp_path / "run", frame=frame, log=quiet)
+
+
+def test_too_many_negatives_name_the_user_and_the_numbers(frame):
+    config = settings("sasrec", "sampled_ce")
+    config["loss"]["num_negatives"] = 79
+    with pytest.raises(InputError, match=r"user.*79"):
+        build(config, frame)
+
+
+def test_check_negatives_counts_the_window_only():
+    # One user with 6 items; windows of 2 + 1 leave the other 3 as candidates, less the
+    # two that are held out and in nobody's training part.
+    log = data.Dataset(
+        np.array([1, 2, 3, 4, 5, 6], np.int32),
+        np.array([0, 6]),
+        np.array(["u"]),
+        np.arange(1, 7),
+    )
+    split = data.leave_one_out(log)  # trains on 1, 2, 3, 4: the window is 2, 3, 4
+    for num_negatives, is_enough in ((1, True), (2, False)):
+        recipe = build_recipe(split, num_negatives)
+        if is_enough:
+            check_negatives(split, recipe)
+        else:
+            with pytest.raises(InputError, match="u"):
+                check_negatives(split, recipe)
+
+
+def build_recipe(split, num_negatives):
+    from jaxrec import models, objectives, optim
+    from jaxrec.steps import Recipe
+
+    return Recipe(
+        encoder=models.SASRec(num_items=split.dataset.num_items, width=8),
+        objective=objectives.sampled_ce(num_negatives=num_negatives),
+        optimiser=optim.adam(),
+        max_length=2,
+        history_length=4,
+        seed=0,
+    )
+
+
+def test_windows_may_not_outgrow_the_position_table(frame):
+    with pytest.raises(InputError, match="num_positions=200"):
+        build(settings(max_length=201), frame)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 16, 17, 37, 48, 315])
+@pytest.mark.parametrize("most", [1, 4, 16])
+def test_dispatches_make_up_the_epoch_in_at_most_two_sizes(num_steps, most):
+    sizes = loop.dispatch_sizes(num_steps, most)
+    assert sum(sizes) == num_steps
+    assert max(sizes) <= most
+    assert len(set(sizes)) <= 2
+
+
+def test_an_epoch_retraces_nothing(tmp_path, frame):
+    """Three epochs of four steps: one program of train steps, one of ranks a part."""
+    built = build(settings(steps_per_dispatch=2), frame)
+    with Checkpoints(tmp_path) as checkpoints:
+        run = loop.Run(built, checkpoints)
+        run.fit([], [])
+    assert len(run.compiled) == 1
+    (step,) = built.evaluator._steps.values()
+    assert step._cache_size() == 1
+
+
+def test_training_is_a_callable_section():
+    assert Training().seed == 0
+    assert Experiment.__dataclass_fields__.keys() >= {"split", "recipe", "evaluator"}
+
+
+def command(*arguments, cwd):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, "-m", "jaxrec.train", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=120,
+    )
+
+
+def test_command_line_answers_a_wrong_option_in_one_line(tmp_path):
+    quickstart = os.fspath(
+        os.path.join(
+            os.path.dirname(os.path.dirname(__file__)), "configs/quickstart.py"
+        )
+    )
+    done = command("--config", quickstart, "--config.model.widht=8", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "did you mean model.width" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_unpacked_rows_train_the_same(frame):
+    """With dropout off, packing changes no number of a step beyond rounding."""
+    from jaxrec import steps
+
+    config = settings()
+    config["model"]["dropout"] = 0.0
+    built = build(config, frame)
+    users, lengths = loop.training_users(built)
+    plan = batches.plan_batches(
+        users, lengths, batch_size=32, row_length=built.recipe.max_length
+    )
+    apart = plan._replace(
+        slot_SB=np.broadcast_to(
+            np.arange(32, dtype=np.int32) * built.recipe.max_length, plan.slot_SB.shape
+        ),
+        num_rows=32,
+    )
+    assert plan.num_rows < apart.num_rows
+    train_end_U = np.asarray(built.split.train_end, np.int32)
+    results = [
+        steps.train_step(
+            steps.init_state(built.recipe),
+            built.recipe,
+            built.log,
+            jax.numpy.asarray(train_end_U),
+            built.items,
+            jax.numpy.asarray(of.user_SB[0]),
+            jax.numpy.asarray(of.slot_SB[0]),
+            num_rows=of.num_rows,
+        )
+        for of in (plan, apart)
+    ]
+    (loss_a, weight_a), (loss_b, weight_b) = (sums for _, sums in results)
+    assert float(weight_a) == float(weight_b)
+    np.testing.assert_allclose(float(loss_a), float(loss_b), rtol=1e-5)
