@@ -42,8 +42,15 @@ class Checkpoints:
 
         # Orbax fails in the background, and late, on a relative path.
         folder = os.path.abspath(os.path.join(workdir, "checkpoints"))
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=True)
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        self._manager = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "best": ocp.StandardCheckpointHandler(),
+                "progress": ocp.JsonCheckpointHandler(),
+            },
+        )
 
     def __enter__(self):
         return self
@@ -79,6 +86,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         restored = self._restore(
+            like.params,
             state=ocp.args.StandardRestore(_abstract(like)),
             best=ocp.args.StandardRestore(_abstract(like.params)),
             progress=ocp.args.JsonRestore(),
@@ -89,9 +97,10 @@ class Checkpoints:
         """The best parameters alone; `like` gives shapes, dtypes. Raises as above."""
         import orbax.checkpoint as ocp
 
-        return self._restore(best=ocp.args.StandardRestore(_abstract(like)))["best"]
+        best = ocp.args.StandardRestore(_abstract(like))
+        return self._restore(like, best=best)["best"]
 
-    def _restore(self, **items):
+    def _restore(self, params, **items):
         import orbax.checkpoint as ocp
 
         manager = self._manager
@@ -101,14 +110,33 @@ class Checkpoints:
                 f"no checkpoint in {manager.directory}: the run was stopped before it "
                 "saved one. Train it again."
             )
+        # Looked at first: orbax stops at an array of another shape with other reads in
+        # flight, and these tell of their end on the terminal.
+        saved = _shapes(manager.item_metadata(step)["best"].tree)
+        needed = _shapes(params)
+        for name in sorted(saved.keys() | needed.keys()):
+            if saved.get(name) != needed.get(name):
+                raise InputError(
+                    f"the checkpoint {manager.directory}/{step} does not fit this "
+                    f"model: {name} has shape {saved.get(name)} in the checkpoint, "
+                    f"{needed.get(name)} in the model. Use the config it was made with."
+                )
         try:
             return manager.restore(step, args=ocp.args.Composite(**items))
         except ValueError as error:
-            reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(":")
+            reason = str(error).partition("\n")[0].rstrip(".:")
             raise InputError(
-                f"the checkpoint {manager.directory}/{step} does not fit this model: "
-                f"{reason}. Use the config it was made with."
+                f"the checkpoint {manager.directory}/{step} cannot be restored: "
+                f"{reason}. Use the config it was made with, its optimiser and moving "
+                "average too."
             ) from error
+
+
+def _shapes(params) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
 
 
 def _abstract(tree):

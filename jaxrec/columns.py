@@ -155,7 +155,6 @@ def _integer_array(numbers: list[int]) -> np.ndarray | None:
 def _times(values: Series, column: str, place) -> Series:
     """Numbers as given; datetimes and ISO 8601 strings as datetimes in UTC."""
     pd = pandas()
-    values = values.infer_objects()
     if not pd.api.types.is_datetime64_any_dtype(values):
         if _is_numeric(values):
             return _numbers(values, column, place)

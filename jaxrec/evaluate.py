@@ -1,221 +1,94 @@
-"""Ranks and metrics of a model on held-out rows, and of popularity beside it."""
+"""Ranks a trained run again: full metrics, and sampled ones beside them; the command.
 
-from collections.abc import Sequence
-from functools import partial
-from typing import NamedTuple
+python -m jaxrec.evaluate --workdir runs/ml-1m-sasrec_ce-seed0
+"""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from jaxrec import batches, metrics, ranking
-from jaxrec.batches import Log
-from jaxrec.data import Holdout, Split
+from jaxrec import evaluator, record, runs, sampled
+from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.errors import InputError
-from jaxrec.ranking import Ranks, Rows
 
-# Scores held at a time: 2^26 float32 (256 MiB). A larger catalogue is cut into chunks.
-_CHUNK_SCORES = 2**26
+PARTS = ("valid", "test")
 
 
-class Chunks(NamedTuple):
-    """Held-out rows cut into chunks of equal shape and nearly equal work.
-
-    order_N: int, the row of the holdout that each place of the flattened chunks holds;
-      -1 for a filler.
-    rows: `Rows` with a leading axis of chunks.
-    num_rows: R; capacity: H; see `ranking.rank_step`.
-    """
-
-    order_N: np.ndarray
-    rows: Rows
-    num_rows: int
-    capacity: int
-
-
-def cut(
-    split: Split, holdout: Holdout, *, batch_size: int, max_length: int, is_cloze: bool
-) -> Chunks:
-    """Deals the rows, longest history first, to chunks in turn: all weigh alike."""
-    if len(holdout.user) == 0:
-        raise InputError(
-            f"a holdout needs at least one row to be ranked: one of "
-            f"{split.dataset.name} has none. Check the split and eval.max_valid_users."
-        )
-    start_N = split.dataset.offsets[holdout.user]
-    length_N = holdout.end - start_N
-    num_chunks = -(-len(start_N) // batch_size)
-    size = -(-len(start_N) // num_chunks)
-    by_length = np.argsort(-length_N, kind="stable")
-    order_N = np.concatenate([by_length[c::num_chunks] for c in range(num_chunks)])
-    dealt = [len(by_length[c::num_chunks]) for c in range(num_chunks)]
-
-    def chunked(x_N):
-        parts = np.split(x_N[order_N], np.cumsum(dealt)[:-1])
-        return np.stack([np.pad(part, (0, size - len(part))) for part in parts])
-
-    start_CB, end_CB = chunked(start_N), chunked(holdout.end)
-    window_CB = np.minimum(end_CB - start_CB + is_cloze, max_length)
-    packed = [batches.assign_slots(window_B, max_length) for window_B in window_CB]
-    slot_CB = np.stack([slot_B for slot_B, _ in packed])
-    rows = Rows(start_CB, end_CB, chunked(holdout.target), slot_CB)
-    place_N = np.concatenate([c * size + np.arange(n) for c, n in enumerate(dealt)])
-    order = np.full(num_chunks * size, -1)
-    order[place_N] = order_N
-    return Chunks(
-        order_N=order,
-        rows=Rows(*(x.astype(np.int32) for x in rows)),
-        num_rows=max(num_rows for _, num_rows in packed) or 1,
-        capacity=max(1, int((end_CB - start_CB).sum(axis=1).max())),
-    )
-
-
-class Evaluator:
-    """Exact ranks of a split's held-out rows under an encoder's parameters.
+def evaluate(
+    workdir: str | Path,
+    options: Sequence[str] = (),
+    *,
+    part: str = "test",
+    with_sampled: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Metrics of a run's best epoch on a held-out part.
 
     Args:
-      encoder: a module of `models`.
-      split: what to rank.
-      log: the split's log on the device.
-      max_length: the window that the encoder sees.
-      batch_size: rows a chunk.
+      workdir: the run's folder.
+      options: changes to its config, such as "--config.data.path=moved.csv" or
+        "--config.eval.metrics=('hr@5',)".
+      part: "test" or "valid"; all of its rows.
+      with_sampled: the unreliable metrics with 100 negatives too.
+
+    Returns:
+      By the way of ranking ("filtered": among unseen items; "unfiltered": among all;
+      "popularity": filtered, by training counts; "sampled_uniform" and
+      "sampled_popular"), metrics by name, fractions in [0, 1].
+
+    Raises:
+      InputError: no such run or part, or a wrong option.
     """
+    if part not in PARTS:
+        raise InputError(f"part must be one of {', '.join(PARTS)}: got {part!r}.")
+    experiment, params = runs.load(workdir, options)
+    holdout = getattr(experiment.split, part)
+    names = experiment.evaluation.metrics
+    ranks = experiment.evaluator.ranks(params, experiment.evaluator.cut(holdout))
+    floor = evaluator.popularity_ranks(experiment.split, holdout)
+    result = {
+        "filtered": evaluator.summary(ranks, names, True),
+        "unfiltered": evaluator.summary(ranks, names, False),
+        "popularity": evaluator.summary(floor, names, True),
+    }
+    if with_sampled:
+        for law in sampled.LAWS:
+            rank_N = sampled.sampled_ranks(experiment, params, holdout, law=law)
+            result[f"sampled_{law}"] = evaluator.means(rank_N, names)
+    return result
 
-    def __init__(
-        self,
-        encoder,
-        split: Split,
-        log: Log,
-        *,
-        max_length: int,
-        batch_size: int = 256,
-    ):
-        self._encoder, self._split, self._log = encoder, split, log
-        self._max_length, self._batch_size = max_length, batch_size
-        self._is_first_I = jnp.asarray(ranking.first_occurrence(split.dataset))
-        self._steps: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
-    def cut(self, holdout: Holdout) -> Chunks:
-        """The holdout's chunks, to be made once and ranked often."""
-        return cut(
-            self._split,
-            holdout,
-            batch_size=self._batch_size,
-            max_length=self._max_length,
-            is_cloze=self._encoder.objective == "cloze",
+def table(result: Mapping[str, Mapping[str, float]]) -> str:
+    """Rows of metrics for a person."""
+    names = list(next(iter(result.values())))
+    lines = [" " * 18 + "".join(f"{name:>10}" for name in names)]
+    for row, values in result.items():
+        cells = "".join(f"{values[name]:>10.4f}" for name in names)
+        lines.append(f"{row:<18}{cells}")
+    if any(row.startswith("sampled") for row in result):
+        lines.append(
+            "sampled_*: among 100 drawn items; too high, and unreliable for comparing "
+            "models"
         )
-
-    def ranks(self, params, chunks: Chunks) -> Ranks:
-        """Ranks of every row, in the holdout's order: int32 NumPy arrays [N].
-
-        Raises:
-          InputError: a score is not finite; a rank among NaN means nothing.
-        """
-        step = self._step(chunks)
-        pending = []
-        for c in range(len(chunks.rows.start_B)):
-            rows = Rows(*(x[c] for x in chunks.rows))
-            pending.append(step(params, self._log, self._is_first_I, rows))
-        return gather(jax.device_get(pending), chunks.order_N)
-
-    def _step(self, chunks: Chunks):
-        shape = (chunks.num_rows, chunks.capacity)
-        if shape not in self._steps:
-            num_table_rows = self._encoder.num_items + 2
-            self._steps[shape] = jax.jit(
-                partial(
-                    ranking.rank_step,
-                    encoder=self._encoder,
-                    max_length=self._max_length,
-                    num_rows=chunks.num_rows,
-                    capacity=chunks.capacity,
-                    item_chunk=item_chunk(num_table_rows, self._batch_size),
-                )
-            )
-        return self._steps[shape]
+    return "\n".join(lines)
 
 
-def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
-    """Items scored at a time: all (None) while a chunk's scores fit the budget."""
-    chunk = max(1024, _CHUNK_SCORES // batch_size)
-    return None if num_table_rows <= chunk else chunk
-
-
-def gather(pending: list[tuple[Ranks, np.ndarray]], order_N: np.ndarray) -> Ranks:
-    """Chunks of ranks back in the holdout's order, fillers dropped."""
-    is_row_N = order_N >= 0
-    is_finite_N = np.concatenate([is_finite_B for _, is_finite_B in pending])
-    if not is_finite_N[is_row_N].all():
-        raise InputError(
-            f"{(~is_finite_N[is_row_N]).sum()} of {is_row_N.sum()} held-out rows have "
-            "scores that are not finite: the model has diverged. Lower "
-            "optim.learning_rate or set optim.clip_norm, and train again."
-        )
-
-    def field(name: str) -> np.ndarray:
-        flat_N = np.concatenate([getattr(ranks, name) for ranks, _ in pending])
-        result_N = np.zeros(is_row_N.sum(), np.int32)
-        result_N[order_N[is_row_N]] = flat_N[is_row_N]
-        return result_N
-
-    return Ranks(*(field(name) for name in Ranks._fields))
-
-
-def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -> Ranks:
-    """Ranks by the number of training interactions of an item, the floor of any model.
-
-    Ties count against the target here too, so rare items rank late.
-    """
-    dataset = split.dataset
-    log = batches.log_on_device(dataset)
-    is_first_I = jnp.asarray(ranking.first_occurrence(dataset))
-    count_V1 = jnp.asarray(split.train_item_counts(), jnp.float32)[:, None]
-    is_item_V = ranking.item_mask(len(count_V1), dataset.num_items)
-    chunks = cut(split, holdout, batch_size=batch_size, max_length=1, is_cloze=False)
-
-    @jax.jit
-    def step(log: Log, is_first_I: jax.Array, rows: Rows):
-        # The log comes as an argument: a constant would be copied into the program.
-        seen = ranking.seen_items(log, is_first_I, rows, capacity=chunks.capacity)
-        return ranking.target_ranks(
-            jnp.ones((len(rows.target_B), 1)),
-            count_V1,
-            is_item_V,
-            rows.target_B,
-            seen,
-            item_chunk=item_chunk(len(count_V1), batch_size),
-        )
-
-    pending = [
-        step(log, is_first_I, Rows(*(x[c] for x in chunks.rows)))
-        for c in range(len(chunks.rows.start_B))
-    ]
-    return gather(jax.device_get(pending), chunks.order_N)
-
-
-def subset(holdout: Holdout, max_rows: int | None, *, seed: int) -> Holdout:
-    """At most `max_rows` rows, drawn once by the seed, in their order; None for all."""
-    if max_rows is None or max_rows >= len(holdout.user):
-        return holdout
-    rng = np.random.default_rng((seed, 0))
-    chosen = np.sort(rng.choice(len(holdout.user), max_rows, replace=False))
-    return Holdout(*(x[chosen] for x in holdout))
-
-
-# Rows summed at a time: far below 2^24, where float32 stops to count by ones.
-_SUM_ROWS = 2**20
-
-
-def summary(ranks: Ranks, names: Sequence[str], filter_seen: bool) -> dict[str, float]:
-    """Means of metrics over all rows, fractions in [0, 1], by name.
-
-    Args:
-      ranks: of N rows.
-      names: such as "ndcg@10".
-      filter_seen: by the filtered ranks, or the unfiltered.
-    """
-    rank_N = ranks.filtered if filter_seen else ranks.unfiltered
-    firsts = range(0, len(rank_N), _SUM_ROWS)
-    return metrics.means(
-        metrics.sums(rank_N[first : first + _SUM_ROWS], None, names) for first in firsts
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    parser = command_parser("python -m jaxrec.evaluate", "Rank a trained run again.")
+    parser.add_argument("--workdir", required=True, help="the run's folder")
+    parser.add_argument("--part", default="test", help="test (the default) or valid")
+    parser.add_argument(
+        "--sampled", action="store_true", help="the unreliable sampled metrics too"
     )
+    parser.add_argument("--output", help="a .json file for the numbers")
+    flags, options = parse_command(parser, argv)
+    result = evaluate(
+        flags.workdir, options, part=flags.part, with_sampled=flags.sampled
+    )
+    if flags.output:
+        record.write_json(flags.output, result)
+    print(table(result))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrec import batches, config, datasets, models, negatives, objectives, optim
 from jaxrec.data import Split
 from jaxrec.errors import InputError
-from jaxrec.evaluate import Evaluator
+from jaxrec.evaluator import Evaluator
 from jaxrec.objectives import Items
 from jaxrec.ranking import item_mask
 from jaxrec.steps import Recipe

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import batches, evaluate, steps
+from jaxrec import batches, evaluator, steps
 from jaxrec.batches import Plan
 from jaxrec.checkpoint import Checkpoints, TrainState
 from jaxrec.errors import InputError
@@ -107,7 +107,7 @@ class Run:
         self.experiment, self.checkpoints = experiment, checkpoints
         self.user_N, self.length_N = training_users(experiment)
         self.train_end_U = jnp.asarray(experiment.split.train_end, jnp.int32)
-        valid = evaluate.subset(
+        valid = evaluator.subset(
             experiment.split.valid,
             experiment.evaluation.max_valid_users,
             seed=experiment.training.seed,
@@ -240,7 +240,7 @@ class Run:
         started = time.monotonic()
         params = self.state.params if self.state.ema is None else self.state.ema
         ranks = self.experiment.evaluator.ranks(params, self.valid)
-        values = evaluate.summary(ranks, evaluation.metrics, evaluation.filter_seen)
+        values = evaluator.summary(ranks, evaluation.metrics, evaluation.filter_seen)
         valid_s = time.monotonic() - started
         is_best = values[evaluation.monitor] > progress.best_value
         if is_best:

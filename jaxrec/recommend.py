@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import evaluate, ranking, runs
+from jaxrec import evaluator, ranking, runs
 from jaxrec.batches import Log
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.data import Holdout
@@ -244,7 +244,7 @@ def recommend_step(
     seen = ranking.seen_items(log, is_first_I, rows, capacity=capacity)
     if not filter_seen:
         seen = seen._replace(is_valid_H=jnp.zeros_like(seen.is_valid_H))
-    item_chunk = evaluate.item_chunk(len(table_VD), len(rows.start_B))
+    item_chunk = evaluator.item_chunk(len(table_VD), len(rows.start_B))
     return top_items(hidden_BD, table_VD, is_item_V, seen, k=k, item_chunk=item_chunk)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec import config, data, evaluate, experiment, models, record
+from jaxrec import config, data, evaluator, experiment, models, record
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.errors import InputError
@@ -170,7 +170,7 @@ def conclude(run: Run, params, workdir: Path, log: Callable[[str], None]) -> dic
         part: built.evaluator.ranks(params, built.evaluator.cut(getattr(split, part)))
         for part in ("valid", "test")
     }
-    floor = evaluate.popularity_ranks(split, split.test)
+    floor = evaluator.popularity_ranks(split, split.test)
     result = make_result(run, ranks, floor)
     save_ranks(workdir / "ranks.npz", split, ranks)
     record.write_json(workdir / "result.json", result)
@@ -203,7 +203,7 @@ def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:
     evaluation, split = built.evaluation, built.split
 
     def means(of: Ranks, filter_seen: bool = evaluation.filter_seen) -> dict:
-        return evaluate.summary(of, evaluation.metrics, filter_seen)
+        return evaluator.summary(of, evaluation.metrics, filter_seen)
 
     return {
         "dataset": split.dataset.name,

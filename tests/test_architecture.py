@@ -18,7 +18,7 @@ PACKAGE = pathlib.Path(jaxrec.__file__).parent
 # commands on top. A room imports rooms of its own storey and of those below.
 GROUND = {"errors"}
 PURE = {"losses", "metrics", "models", "negatives", "optim"}
-COMMANDS = {"compare", "recommend", "report", "train"}
+COMMANDS = {"compare", "evaluate", "recommend", "report", "train"}
 
 # Third-party package: the rooms that may import it as they are imported themselves, and
 # those that may import it inside a function (None: any but the pure ones).

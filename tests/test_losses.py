@@ -376,6 +376,15 @@ def test_ce_for_any_number_of_positions(count):
     np.testing.assert_array_equal(hidden_grad.any(axis=-1), is_taken)
 
 
+def test_ce_of_full_chunks():
+    """All of 64 x 13 positions: no chunk is short, and none may be taken twice."""
+    hidden, table, target, weight, candidates = problem("ce", size=64)
+    arrays = hidden, table, target, np.ones_like(weight), candidates
+    loss_sum, total = sums(losses.ce, *arrays)
+    assert total == 64 * LENGTH
+    assert_close(loss_sum, oracle("ce", *float64(arrays)))
+
+
 def test_ce_of_sequences_far_apart():
     """The sequences of one chunk need not be neighbours: most here have no position."""
     size = 200
@@ -485,25 +494,41 @@ def test_chunk_size_is_bounded_by_scores_and_by_positions(monkeypatch):
             assert size >= min(64, num_positions)
 
 
-def test_ce_never_stores_the_scores(monkeypatch):
-    """Temporary memory is that of a few chunks, whatever the batch."""
-    monkeypatch.setattr(losses, "_CHUNK_SCORES", 2**20)
-    size, length, num_rows, width = 16, 64, 20_001, 16
+@pytest.mark.parametrize("form", DISTINCT_FORMS)
+def test_memory_is_that_of_a_few_chunks(form, monkeypatch):
+    """No array of all scores, nor of the embeddings of all negatives, is ever stored."""
+    monkeypatch.setattr(losses, "_CHUNK_SCORES", 2**18)
+    size, length, width, num_negatives = 32, 64, 16, 512
+    num_rows = 5001 if form == "ce_excluded" else 100
 
-    def loss_sum(hidden_BLD, table_VD, target_BL, weight_BL, allowed_V):
-        candidates = Catalogue(allowed_V)
-        return losses.ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates)[0]
+    def shape(*axes, dtype=np.float32):
+        return jax.ShapeDtypeStruct(axes, dtype)
 
-    shapes = [
-        jax.ShapeDtypeStruct((size, length, width), jnp.float32),
-        jax.ShapeDtypeStruct((num_rows, width), jnp.float32),
-        jax.ShapeDtypeStruct((size, length), jnp.int32),
-        jax.ShapeDtypeStruct((size, length), jnp.float32),
-        jax.ShapeDtypeStruct((num_rows,), bool),
-    ]
-    program = jax.jit(jax.grad(loss_sum, (0, 1))).lower(*shapes).compile()
-    all_scores = 4 * size * length * num_rows
-    assert program.memory_analysis().temp_size_in_bytes < all_scores / 4
+    candidates, largest = {
+        "ce_excluded": (
+            Catalogue(shape(num_rows, dtype=bool), shape(size, 65, dtype=np.int32)),
+            shape(size, length, num_rows),
+        ),
+        "sampled_ce": (
+            Shared(shape(size, num_negatives, dtype=np.int32)),
+            shape(size, length, num_negatives),
+        ),
+        "gbce": (
+            Separate(shape(size, length, num_negatives, dtype=np.int32)),
+            shape(size, length, num_negatives, width),
+        ),
+    }[form]
+    arrays = (
+        shape(size, length, width),
+        shape(num_rows, width),
+        shape(size, length, dtype=np.int32),
+        shape(size, length),
+        candidates,
+    )
+    fn = functools.partial(mean_loss, LOSSES[form])
+    program = jax.jit(jax.grad(fn, (0, 1), has_aux=True)).lower(*arrays).compile()
+    num_bytes = 4 * largest.size
+    assert program.memory_analysis().temp_size_in_bytes < num_bytes / 4
 
 
 # ---- Sampled losses

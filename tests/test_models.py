@@ -308,6 +308,16 @@ def test_agrees_with_reference_where_epsilon_decides(name):
     assert_matches_reference(name, math.sqrt(EPSILON[name]))
 
 
+def test_norms_do_not_cancel():
+    """A norm takes away what is common to all entries, however large it is."""
+    params, rows = params_of("bert4rec"), one_a_row(SEQUENCES)
+    shifted = {**params, "type_embedding": params["type_embedding"] + 1000.0}
+    expected = apply_fn("bert4rec")(params, *rows)[rows[2] > 0]
+    hidden = apply_fn("bert4rec")(shifted, *rows)[rows[2] > 0]
+    # At 1000 float32 has steps of 6e-5. E[x^2] - E[x]^2 would be off by 0.06.
+    assert_close(hidden, expected, rtol=1e-3)
+
+
 def test_heads_must_divide_the_width():
     encoder = encoder_of("sasrec", num_heads=3)
     with pytest.raises(InputError, match="width=8, num_heads=3"):
@@ -429,10 +439,12 @@ def test_dropout_rate_mean_and_values(rate):
     stderr = math.sqrt(chance * (1 - chance) / size)
     assert abs(is_kept.mean() - chance) < 5 * stderr
     assert abs((y / x).mean() - 1) < 5 * stderr / chance
-    # Two draws share a random word: as independent as if they did not.
-    both = (is_kept[:-1:2] & is_kept[1::2]).mean()
-    pair_stderr = math.sqrt(chance**2 * (1 - chance**2) / (size // 2))
-    assert abs(both - chance**2) < 5 * pair_stderr
+    # Neighbours share a random word: as independent as those that do not. The variance
+    # of a mean over pairs (i, i + lag), each overlapping with two others:
+    variance = (chance**2 * (1 - chance**2) + 2 * chance**3 * (1 - chance)) / size
+    for lag in (1, 2, 3):
+        both = (is_kept[:-lag] & is_kept[lag:]).mean()
+        assert abs(both - chance**2) < 5 * math.sqrt(variance)
 
 
 @pytest.mark.parametrize("shape", [(1,), (3, 5), (7, 1, 3), (2, 2), ()])

@@ -137,7 +137,7 @@ def test_unseen_counts_of_a_batch():
     np.testing.assert_array_equal(counts, [5, 4, 2])
 
 
-@pytest.mark.parametrize("num_negatives", [1, 3, 6])
+@pytest.mark.parametrize("num_negatives", [1, 6])
 def test_draws_are_distinct_candidates_then_padding(layout, num_negatives):
     pool, seen, unseen = layout
     drawn = draws(
@@ -208,8 +208,8 @@ def test_long_history_at_the_size_of_a_real_catalogue():
 # The permutation.
 
 
-@pytest.mark.parametrize("sizes", [range(1, 65), [1000, 3216, 54341, 2**16, 2**17 + 1]])
-def test_swap_or_not_is_a_permutation_of_every_size(sizes):
+def test_swap_or_not_is_a_permutation_of_every_size():
+    sizes = [*range(1, 65), 1000, 3216, 54341, 2**16, 2**16 + 1]
     x = jnp.arange(max(sizes), dtype=jnp.int32)
     keys = jax.random.split(jax.random.key(0), len(sizes))
     permute = jax.jit(jax.vmap(negatives.swap_or_not, in_axes=(0, None, 0)))

@@ -224,7 +224,11 @@ def test_exclude_says_whose_items_are_no_negatives(exclude):
 
     recipe = steps.Recipe(
         encoder=Lookup(NUM_ITEMS),
-        objective=objective._replace(candidates=spy),
+        objective=objectives.Objective(
+            spy,
+            lambda hidden_BLD, *rest: (hidden_BLD.sum(), jnp.float32(1)),
+            exclude=objective.exclude,
+        ),
         optimiser=optax.sgd(0.0),
         max_length=2,
         history_length=len(history),

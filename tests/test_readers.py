@@ -1,6 +1,7 @@
 """Files and frames to Datasets, against loops over Python lists and literal files."""
 
 import datetime
+import gzip
 import math
 
 import numpy as np
@@ -64,6 +65,11 @@ def test_delimited(write, suffix, separator):
     assert rows(frame) == [(1, 9, 4.5), (2, 8, 3.0)]
 
 
+def test_csv_with_a_byte_order_mark(write):
+    path = write("log.csv", b"\xef\xbb\xbfuser,item\n1,2\n")
+    assert rows(readers.read(path, time="")) == [(1, 2)]
+
+
 def test_parquet_file_and_folder(tmp_path):
     table = pd.DataFrame({"t": [3, 4], "who": ["a", "b"], "what": [2**63, 1], "x": 0.0})
     table.to_parquet(tmp_path / "part-1.parquet")
@@ -113,13 +119,13 @@ def test_chunks_join(write, monkeypatch):
 @pytest.mark.parametrize("suffix", ["csv", "txt"])
 def test_ids_are_what_the_file_says(write, ids, expected, column, suffix):
     is_user = column == "user"
-    lines = [(x, "5") if is_user else ("5", x) for x in ids]
+    lines = [(x, "0") if is_user else ("0", x) for x in ids]
     separator = "," if suffix == "csv" else " "
     head = "user,item\n" if suffix == "csv" else ""
     text = head + "".join(separator.join(line) + "\n" for line in lines)
     frame = readers.read(write(f"log.{suffix}", text), time="")
     assert frame[column].tolist() == expected
-    assert frame["item" if is_user else "user"].tolist() == [5] * len(ids)
+    assert frame["item" if is_user else "user"].tolist() == [0] * len(ids)
 
 
 def test_quoted_padded_id(write):
@@ -317,6 +323,20 @@ def test_a_bad_row_is_found_in_a_later_chunk(write, monkeypatch):
             InputError, match=f"line 5: expected 'user item', got '{bad}'"
         ):
             readers.read(path)
+
+
+def test_a_short_row_is_found_in_an_earlier_chunk(write, monkeypatch):
+    """What it misses is not asked for, but its fields are not where they belong."""
+    monkeypatch.setattr(delimited, "_CHUNK_ROWS", 2)
+    path = write("a.csv", "user,x,item,timestamp,y\n1,2,3,4\n" + "1,2,3,4,5\n" * 3)
+    with pytest.raises(InputError, match="line 2: expected 5 fields.*got '1,2,3,4'"):
+        readers.read(path)
+
+
+def test_a_compressed_file(write):
+    path = write("a.txt.gz", gzip.compress(b"1 2\n"))
+    with pytest.raises(InputError, match="line 1: not UTF-8 text. Convert or unpack"):
+        readers.read(path, format="text")
 
 
 def test_a_bad_rating(write):

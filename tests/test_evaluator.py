@@ -7,16 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import batches, data, evaluate, models
+from jaxrec import batches, data, evaluator, models
 from jaxrec.data import Holdout
 from jaxrec.errors import InputError
 from jaxrec.ranking import Ranks
 
-NUM_ITEMS, MAX_LENGTH = 31, 4
+NUM_ITEMS, MAX_LENGTH = 31, 3
 ENCODERS = {
-    "sasrec": models.SASRec(NUM_ITEMS, width=8, num_layers=1, num_positions=4),
+    "sasrec": models.SASRec(NUM_ITEMS, width=8, num_layers=1, num_positions=MAX_LENGTH),
     "bert4rec": models.BERT4Rec(
-        NUM_ITEMS, width=8, num_layers=1, inner_width=8, num_positions=4
+        NUM_ITEMS, width=8, num_layers=1, inner_width=8, num_positions=MAX_LENGTH
     ),
 }
 
@@ -48,6 +48,20 @@ def with_empty_history(split) -> Holdout:
     )
 
 
+@pytest.fixture(scope="module")
+def evaluators(split):
+    """By name and batch size, compiled once."""
+    log = batches.log_on_device(split.dataset)
+
+    @functools.cache
+    def evaluator_of(name, batch_size):
+        return evaluator.Evaluator(
+            ENCODERS[name], split, log, max_length=MAX_LENGTH, batch_size=batch_size
+        )
+
+    return evaluator_of
+
+
 @functools.cache
 def params_of(name):
     """Large weights, so that scores differ between positions, items and users."""
@@ -55,16 +69,6 @@ def params_of(name):
     initialise = functools.partial(ENCODERS[name].init, train=False)
     params = jax.jit(initialise)(jax.random.key(1), one_11, one_11 - 1, one_11)
     return jax.tree.map(lambda x: x * 5, params["params"])
-
-
-def evaluator_of(name, split, batch_size):
-    return evaluate.Evaluator(
-        ENCODERS[name],
-        split,
-        batches.log_on_device(split.dataset),
-        max_length=MAX_LENGTH,
-        batch_size=batch_size,
-    )
 
 
 def histories(split, holdout):
@@ -118,37 +122,38 @@ def one_user_at_a_time(name, split, holdout):
 
 
 @pytest.mark.parametrize("name", ENCODERS)
-def test_equals_one_user_at_a_time_whatever_the_batch_size(name, split):
+def test_equals_one_user_at_a_time_whatever_the_batch_size(name, split, evaluators):
     holdout = with_empty_history(split)
     expected = one_user_at_a_time(name, split, holdout)
     for batch_size in (5, 64):
-        evaluator = evaluator_of(name, split, batch_size)
+        evaluator = evaluators(name, batch_size)
         ranks = evaluator.ranks(params_of(name), evaluator.cut(holdout))
         np.testing.assert_array_equal(ranks, expected)
         assert all(rank_N.dtype == np.int32 for rank_N in ranks)
     assert len(set(expected[0])) > 10  # the rows tell a right model from a wrong one
 
 
-def test_no_history_ranks_last(split):
+def test_no_history_ranks_last(split, evaluators):
     """A causal model that has read nothing has no opinion: all scores are equal."""
-    holdout = Holdout(*(x[-1:] for x in with_empty_history(split)))
-    evaluator = evaluator_of("sasrec", split, 5)
-    ranks = evaluator.ranks(params_of("sasrec"), evaluator.cut(holdout))
-    assert ranks == (NUM_ITEMS, NUM_ITEMS, NUM_ITEMS - 1)
+    evaluator = evaluators("sasrec", 64)
+    chunks = evaluator.cut(with_empty_history(split))
+    ranks = evaluator.ranks(params_of("sasrec"), chunks)
+    assert [rank_N[-1] for rank_N in ranks] == [NUM_ITEMS, NUM_ITEMS, NUM_ITEMS - 1]
 
 
-def test_not_a_number_is_an_input_error(split):
-    evaluator = evaluator_of("sasrec", split, 64)
+def test_not_a_number_is_an_input_error(split, evaluators):
+    evaluator = evaluators("sasrec", 64)
+    chunks = evaluator.cut(with_empty_history(split))
     broken = jax.tree.map(lambda x: x * jnp.nan, params_of("sasrec"))
-    with pytest.raises(InputError, match="32 of 32 held-out rows .* not finite"):
-        evaluator.ranks(broken, evaluator.cut(split.test))
+    with pytest.raises(InputError, match="33 of 33 held-out rows .* not finite"):
+        evaluator.ranks(broken, chunks)
 
 
 @pytest.mark.parametrize("is_cloze", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 5, 7, 32, 100])
 def test_cut_deals_every_row_once(split, batch_size, is_cloze):
     holdout = split.test
-    chunks = evaluate.cut(
+    chunks = evaluator.cut(
         split,
         holdout,
         batch_size=batch_size,
@@ -183,38 +188,38 @@ def test_cut_deals_every_row_once(split, batch_size, is_cloze):
         assert used.max() <= 1
 
 
-def test_a_holdout_without_rows_is_an_input_error(split):
+def test_a_holdout_without_rows_is_an_input_error(split, evaluators):
     nothing = Holdout(*(x[:0] for x in split.test))
     with pytest.raises(InputError, match="at least one row.* tiny has none"):
-        evaluator_of("sasrec", split, 5).cut(nothing)
+        evaluators("sasrec", 5).cut(nothing)
 
 
 @pytest.mark.parametrize("is_large", [False, True])
 def test_popularity_equals_counting(split, is_large, monkeypatch):
     if is_large:  # a catalogue beyond the budget is cut into chunks
-        monkeypatch.setattr(evaluate, "item_chunk", lambda rows, batch_size: 10)
+        monkeypatch.setattr(evaluator, "item_chunk", lambda rows, batch_size: 10)
     count_V = np.zeros(NUM_ITEMS + 1)
     dataset = split.dataset
     for start, end in zip(dataset.offsets[:-1], split.train_end, strict=True):
         np.add.at(count_V, dataset.items[start:end], 1)
-    for holdout in (split.valid, with_empty_history(split)):
-        expected = [ranks_of_scores(count_V, *row) for row in histories(split, holdout)]
-        ranks = evaluate.popularity_ranks(split, holdout, batch_size=11)
-        np.testing.assert_array_equal(ranks, np.array(expected).T)
+    holdout = with_empty_history(split)
+    expected = [ranks_of_scores(count_V, *row) for row in histories(split, holdout)]
+    ranks = evaluator.popularity_ranks(split, holdout, batch_size=11)
+    np.testing.assert_array_equal(ranks, np.array(expected).T)
 
 
 def test_items_are_cut_into_chunks_only_beyond_the_budget():
-    assert evaluate.item_chunk(2**26 // 256, 256) is None
-    chunk = evaluate.item_chunk(2**26 // 256 + 1, 256)
+    assert evaluator.item_chunk(2**26 // 256, 256) is None
+    chunk = evaluator.item_chunk(2**26 // 256 + 1, 256)
     assert chunk * 256 == 2**26  # float32 scores: 256 MiB
-    assert evaluate.item_chunk(2000, 2**26) == 1024
+    assert evaluator.item_chunk(2000, 2**26) == 1024
 
 
 def test_subset_is_drawn_once_by_the_seed(split):
-    assert evaluate.subset(split.test, None, seed=0) is split.test
-    assert evaluate.subset(split.test, 32, seed=0) is split.test
+    assert evaluator.subset(split.test, None, seed=0) is split.test
+    assert evaluator.subset(split.test, 32, seed=0) is split.test
     first, again, other = (
-        evaluate.subset(split.test, 9, seed=seed) for seed in (0, 0, 1)
+        evaluator.subset(split.test, 9, seed=seed) for seed in (0, 0, 1)
     )
     rows = list(zip(*split.test, strict=True))
     places = [rows.index(row) for row in zip(*first, strict=True)]
@@ -224,12 +229,12 @@ def test_subset_is_drawn_once_by_the_seed(split):
 
 
 def test_summary_is_the_mean_of_each_row(monkeypatch):
-    monkeypatch.setattr(evaluate, "_SUM_ROWS", 3)  # the last part is shorter
+    monkeypatch.setattr(evaluator, "_SUM_ROWS", 2)
     filtered, unfiltered = np.array([1, 3, 11, 7]), np.array([1, 7, 12, 12])
     ranks = Ranks(filtered, unfiltered, np.zeros(4, int))
     names = ("hr@10", "mrr@5", "ndcg@100")
     # 1e-6: float32 values and a sum of four.
-    assert evaluate.summary(ranks, names, True) == pytest.approx(
+    assert evaluator.summary(ranks, names, True) == pytest.approx(
         {
             "hr@10": 3 / 4,
             "mrr@5": (1 + 1 / 3) / 4,
@@ -237,6 +242,6 @@ def test_summary_is_the_mean_of_each_row(monkeypatch):
         },
         rel=1e-6,
     )
-    of_all = evaluate.summary(ranks, names, False)
+    of_all = evaluator.summary(ranks, names, False)
     assert of_all["hr@10"] == 2 / 4 and of_all["mrr@5"] == 1 / 4
     assert list(of_all) == list(names)

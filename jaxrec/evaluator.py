@@ -1,0 +1,224 @@
+"""Ranks and metrics of a model on held-out rows, and of popularity beside it."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import batches, metrics, ranking
+from jaxrec.batches import Log
+from jaxrec.data import Holdout, Split
+from jaxrec.errors import InputError
+from jaxrec.ranking import Ranks, Rows
+
+# Scores held at a time: 2^26 float32 (256 MiB). A larger catalogue is cut into chunks.
+_CHUNK_SCORES = 2**26
+
+
+class Chunks(NamedTuple):
+    """Held-out rows cut into chunks of equal shape and nearly equal work.
+
+    order_N: int, the row of the holdout that each place of the flattened chunks holds;
+      -1 for a filler.
+    rows: `Rows` with a leading axis of chunks.
+    num_rows: R; capacity: H; see `ranking.rank_step`.
+    """
+
+    order_N: np.ndarray
+    rows: Rows
+    num_rows: int
+    capacity: int
+
+
+def cut(
+    split: Split, holdout: Holdout, *, batch_size: int, max_length: int, is_cloze: bool
+) -> Chunks:
+    """Deals the rows, longest history first, to chunks in turn: all weigh alike."""
+    if len(holdout.user) == 0:
+        raise InputError(
+            f"a holdout needs at least one row to be ranked: one of "
+            f"{split.dataset.name} has none. Check the split and eval.max_valid_users."
+        )
+    start_N = split.dataset.offsets[holdout.user]
+    length_N = holdout.end - start_N
+    num_chunks = -(-len(start_N) // batch_size)
+    size = -(-len(start_N) // num_chunks)
+    by_length = np.argsort(-length_N, kind="stable")
+    order_N = np.concatenate([by_length[c::num_chunks] for c in range(num_chunks)])
+    dealt = [len(by_length[c::num_chunks]) for c in range(num_chunks)]
+
+    def chunked(x_N):
+        parts = np.split(x_N[order_N], np.cumsum(dealt)[:-1])
+        return np.stack([np.pad(part, (0, size - len(part))) for part in parts])
+
+    start_CB, end_CB = chunked(start_N), chunked(holdout.end)
+    window_CB = np.minimum(end_CB - start_CB + is_cloze, max_length)
+    packed = [batches.assign_slots(window_B, max_length) for window_B in window_CB]
+    slot_CB = np.stack([slot_B for slot_B, _ in packed])
+    rows = Rows(start_CB, end_CB, chunked(holdout.target), slot_CB)
+    place_N = np.concatenate([c * size + np.arange(n) for c, n in enumerate(dealt)])
+    order = np.full(num_chunks * size, -1)
+    order[place_N] = order_N
+    return Chunks(
+        order_N=order,
+        rows=Rows(*(x.astype(np.int32) for x in rows)),
+        num_rows=max(num_rows for _, num_rows in packed) or 1,
+        capacity=max(1, int((end_CB - start_CB).sum(axis=1).max())),
+    )
+
+
+class Evaluator:
+    """Exact ranks of a split's held-out rows under an encoder's parameters.
+
+    Args:
+      encoder: a module of `models`.
+      split: what to rank.
+      log: the split's log on the device.
+      max_length: the window that the encoder sees.
+      batch_size: rows a chunk.
+    """
+
+    def __init__(
+        self,
+        encoder,
+        split: Split,
+        log: Log,
+        *,
+        max_length: int,
+        batch_size: int = 256,
+    ):
+        self._encoder, self._split, self._log = encoder, split, log
+        self._max_length, self._batch_size = max_length, batch_size
+        self._is_first_I = jnp.asarray(ranking.first_occurrence(split.dataset))
+        self._steps: dict[tuple[int, int], jax.stages.Wrapped] = {}
+
+    def cut(self, holdout: Holdout) -> Chunks:
+        """The holdout's chunks, to be made once and ranked often."""
+        return cut(
+            self._split,
+            holdout,
+            batch_size=self._batch_size,
+            max_length=self._max_length,
+            is_cloze=self._encoder.objective == "cloze",
+        )
+
+    def ranks(self, params, chunks: Chunks) -> Ranks:
+        """Ranks of every row, in the holdout's order: int32 NumPy arrays [N].
+
+        Raises:
+          InputError: a score is not finite; a rank among NaN means nothing.
+        """
+        step = self._step(chunks)
+        pending = []
+        for c in range(len(chunks.rows.start_B)):
+            rows = Rows(*(x[c] for x in chunks.rows))
+            pending.append(step(params, self._log, self._is_first_I, rows))
+        return gather(jax.device_get(pending), chunks.order_N)
+
+    def _step(self, chunks: Chunks):
+        shape = (chunks.num_rows, chunks.capacity)
+        if shape not in self._steps:
+            num_table_rows = self._encoder.num_items + 2
+            self._steps[shape] = jax.jit(
+                partial(
+                    ranking.rank_step,
+                    encoder=self._encoder,
+                    max_length=self._max_length,
+                    num_rows=chunks.num_rows,
+                    capacity=chunks.capacity,
+                    item_chunk=item_chunk(num_table_rows, self._batch_size),
+                )
+            )
+        return self._steps[shape]
+
+
+def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
+    """Items scored at a time: all (None) while a chunk's scores fit the budget."""
+    chunk = max(1024, _CHUNK_SCORES // batch_size)
+    return None if num_table_rows <= chunk else chunk
+
+
+def gather(pending: list[tuple[Ranks, np.ndarray]], order_N: np.ndarray) -> Ranks:
+    """Chunks of ranks back in the holdout's order, fillers dropped."""
+    is_row_N = order_N >= 0
+    is_finite_N = np.concatenate([is_finite_B for _, is_finite_B in pending])
+    if not is_finite_N[is_row_N].all():
+        raise InputError(
+            f"{(~is_finite_N[is_row_N]).sum()} of {is_row_N.sum()} held-out rows have "
+            "scores that are not finite: the model has diverged. Lower "
+            "optim.learning_rate or set optim.clip_norm, and train again."
+        )
+
+    def field(name: str) -> np.ndarray:
+        flat_N = np.concatenate([getattr(ranks, name) for ranks, _ in pending])
+        result_N = np.zeros(is_row_N.sum(), np.int32)
+        result_N[order_N[is_row_N]] = flat_N[is_row_N]
+        return result_N
+
+    return Ranks(*(field(name) for name in Ranks._fields))
+
+
+def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -> Ranks:
+    """Ranks by the number of training interactions of an item, the floor of any model.
+
+    Ties count against the target here too, so rare items rank late.
+    """
+    dataset = split.dataset
+    log = batches.log_on_device(dataset)
+    is_first_I = jnp.asarray(ranking.first_occurrence(dataset))
+    count_V1 = jnp.asarray(split.train_item_counts(), jnp.float32)[:, None]
+    is_item_V = ranking.item_mask(len(count_V1), dataset.num_items)
+    chunks = cut(split, holdout, batch_size=batch_size, max_length=1, is_cloze=False)
+
+    @jax.jit
+    def step(log: Log, is_first_I: jax.Array, rows: Rows):
+        # The log comes as an argument: a constant would be copied into the program.
+        seen = ranking.seen_items(log, is_first_I, rows, capacity=chunks.capacity)
+        return ranking.target_ranks(
+            jnp.ones((len(rows.target_B), 1)),
+            count_V1,
+            is_item_V,
+            rows.target_B,
+            seen,
+            item_chunk=item_chunk(len(count_V1), batch_size),
+        )
+
+    pending = [
+        step(log, is_first_I, Rows(*(x[c] for x in chunks.rows)))
+        for c in range(len(chunks.rows.start_B))
+    ]
+    return gather(jax.device_get(pending), chunks.order_N)
+
+
+def subset(holdout: Holdout, max_rows: int | None, *, seed: int) -> Holdout:
+    """At most `max_rows` rows, drawn once by the seed, in their order; None for all."""
+    if max_rows is None or max_rows >= len(holdout.user):
+        return holdout
+    rng = np.random.default_rng((seed, 0))
+    chosen = np.sort(rng.choice(len(holdout.user), max_rows, replace=False))
+    return Holdout(*(x[chosen] for x in holdout))
+
+
+# Rows summed at a time: far below 2^24, where float32 stops to count by ones.
+_SUM_ROWS = 2**20
+
+
+def summary(ranks: Ranks, names: Sequence[str], filter_seen: bool) -> dict[str, float]:
+    """`means` by the filtered ranks, or the unfiltered."""
+    return means(ranks.filtered if filter_seen else ranks.unfiltered, names)
+
+
+def means(rank_N: Any, names: Sequence[str]) -> dict[str, float]:
+    """Means of metrics over all rows, fractions in [0, 1], by name.
+
+    Args:
+      rank_N: int [N], 1 is best.
+      names: such as "ndcg@10".
+    """
+    firsts = range(0, len(rank_N), _SUM_ROWS)
+    return metrics.means(
+        metrics.sums(rank_N[first : first + _SUM_ROWS], None, names) for first in firsts
+    )
