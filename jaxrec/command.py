@@ -91,8 +91,8 @@ def run_command(
       argv: the arguments; by default the process's.
 
     Returns:
-      main's status, 2 for an InputError, 130 for Ctrl-C, or 141 when whoever read our
-      output has gone.
+      main's status, 2 for an InputError, 1 for training that diverged, 130 for
+      Ctrl-C, or 141 when whoever read our output has gone.
     """
     try:
         status = main(sys.argv[1:] if argv is None else argv)
@@ -101,6 +101,11 @@ def run_command(
     except InputError as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except (
+        FloatingPointError
+    ) as error:  # training diverged; the message says what to do
+        print("error:", error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130

@@ -5,12 +5,22 @@ The same `build` serves training, evaluation and recommendation.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxrec import batches, config, datasets, models, negatives, objectives, optim
+from jaxrec import (
+    batches,
+    config,
+    datasets,
+    metrics,
+    models,
+    negatives,
+    objectives,
+    optim,
+)
 from jaxrec.data import Split
 from jaxrec.errors import InputError
 from jaxrec.evaluator import Evaluator
@@ -52,6 +62,16 @@ class Training:
     tensorboard: bool = False
     show_users: int = 0
 
+    def __post_init__(self):
+        for name in ("batch_size", "max_length", "max_epochs", "patience"):
+            require(f"train.{name}", getattr(self, name), ">= 1")
+        require("train.steps_per_dispatch", self.steps_per_dispatch, ">= 1")
+        require("train.mask_probability", self.mask_probability, "> 0", "< 1")
+        require("train.ema_decay", self.ema_decay, ">= 0", "< 1")
+        require("train.checkpoint_every_s", self.checkpoint_every_s, ">= 0")
+        require("train.seed", self.seed, ">= 0")
+        require("train.show_users", self.show_users, ">= 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -70,6 +90,27 @@ class Evaluation:
     monitor: str = "ndcg@10"
     max_valid_users: int | None = None
     filter_seen: bool = True
+
+    def __post_init__(self):
+        require("eval.batch_size", self.batch_size, ">= 1")
+        if self.max_valid_users is not None:
+            require("eval.max_valid_users", self.max_valid_users, ">= 1")
+        for name in self.metrics:
+            metrics.parse(name)
+        if self.monitor not in self.metrics:
+            raise InputError(
+                f"eval.monitor must be one of eval.metrics, {', '.join(self.metrics)}: "
+                f"got {self.monitor!r}. Add it to them, or choose one of them."
+            )
+
+
+def require(option: str, value: float, *bounds: str) -> None:
+    """Raises InputError unless the option's value keeps every bound, such as ">= 1"."""
+    comparisons = {">=": operator.ge, ">": operator.gt, "<": operator.lt}
+    for bound in bounds:
+        sign, limit = bound.split()
+        if not comparisons[sign](value, float(limit)):
+            raise InputError(f"{option} must be {' and '.join(bounds)}: got {value}.")
 
 
 def targets() -> dict[str, Callable[[Mapping], Callable]]:
@@ -135,6 +176,7 @@ def build(settings: Mapping, frame: Any = None) -> Experiment:
     evaluation = call["eval"](**options["eval"])
     objective = call["loss"](**options["loss"])
     optimiser = call["optim"](**options["optim"])
+    check_model(options["model"])
     split = call["data"](**options["data"], frame=frame)
     encoder = call["model"](num_items=split.dataset.num_items, **options["model"])
     check_window(encoder, training)
@@ -170,6 +212,23 @@ def longest_window(split: Split, encoder) -> int:
         history_N = holdout.end - split.dataset.offsets[holdout.user]
         longest = max(longest, history_N.max(initial=1))
     return int(longest) + (encoder.objective == "cloze")
+
+
+def check_model(options: Mapping[str, Any]) -> None:
+    """Raises InputError if a size, a rate or a dtype of the model is out of range."""
+    dtype = options.get("dtype", "float32")
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"model.dtype must be 'float32' or 'bfloat16': got {dtype!r}.")
+    for name, value in options.items():
+        if name in ("dropout", "attention_dropout"):
+            require(f"model.{name}", value, ">= 0", "< 1")
+        if name in ("width", "num_layers", "num_heads", "inner_width", "num_positions"):
+            require(f"model.{name}", value, ">= 1")
+    if options.get("width", 0) % options.get("num_heads", 1):
+        raise InputError(
+            "model.width must be a multiple of model.num_heads: got "
+            f"width={options['width']}, num_heads={options['num_heads']}."
+        )
 
 
 def check_window(encoder, training: Training) -> None:

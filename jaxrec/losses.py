@@ -92,7 +92,7 @@ def ce(
       hidden_BLD: float, any dtype; cast to float32.
       table_VD: float32.
       target_BL: int32, row of the table; ignored where the weight is 0.
-      weight_BL: float32.
+      weight_BL: float32; a constant, without a gradient.
       candidates: see `Catalogue`.
 
     Returns:

@@ -1,5 +1,7 @@
 """Optimisers as optax chains: what a config's section `optim` means."""
 
+import math
+
 import jax
 import optax
 
@@ -17,8 +19,10 @@ def schedule(
       decay: "constant", "cosine" or "linear".
       decay_steps: the step at which the decay has reached zero, warm-up included.
     """
-    if learning_rate <= 0:
-        raise InputError(f"optim.learning_rate must be positive: got {learning_rate}.")
+    if not 0 < learning_rate < math.inf:
+        raise InputError(
+            f"optim.learning_rate must be positive and finite: got {learning_rate}."
+        )
     if warmup_steps < 0:
         raise InputError(f"optim.warmup_steps must be at least 0: got {warmup_steps}.")
     steps = decay_steps - warmup_steps

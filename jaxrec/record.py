@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jaxrec.errors import InputError
+
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes readable JSON beside `path` and moves it there when it is whole."""
@@ -19,6 +21,16 @@ def write_json(path: str | Path, value: Any) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text)
     part.replace(path)
+
+
+def read_json(path: str | Path) -> Any:
+    """What `write_json` wrote; an InputError if it cannot be read."""
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{path} cannot be read: {error}. Restore it, or choose another --workdir."
+        ) from None
 
 
 def command() -> str:

@@ -1,13 +1,12 @@
 """A finished or interrupted run, back from its workdir."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxrec import config, experiment, steps
+from jaxrec import config, experiment, record, steps
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
@@ -50,7 +49,7 @@ def load(
 
 def check_data(workdir: Path, built: Experiment) -> None:
     """Raises InputError unless the run was started on this very split."""
-    old = json.loads((workdir / "data.json").read_text())["split_sha256"]
+    old = record.read_json(workdir / "data.json")["split_sha256"]
     new = built.split.sha256()
     if old != new:
         raise InputError(

@@ -6,7 +6,6 @@ A run lives in its workdir: config.json, metrics.jsonl (a line an epoch), checkp
 and, at the end, result.json and ranks.npz (the rank of every held-out row).
 """
 
-import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -87,12 +86,7 @@ def open_workdir(workdir: Path, built: Experiment, *, resume: bool) -> dict | No
     if not (workdir / "config.json").exists():
         if resume:
             raise InputError(f"there is no run to resume in {workdir}: drop --resume.")
-        if workdir.exists() and any(workdir.iterdir()):
-            raise InputError(
-                f"{workdir} is not empty, and what it holds is no run. Choose another "
-                "--workdir."
-            )
-        workdir.mkdir(parents=True, exist_ok=True)
+        make_workdir(workdir)
         record.write_json(workdir / "data.json", statistics)
         record.write_json(workdir / "config.json", built.config)
         return None
@@ -103,7 +97,23 @@ def open_workdir(workdir: Path, built: Experiment, *, resume: bool) -> dict | No
         )
     check_same(workdir, built.config, statistics["split_sha256"])
     result = workdir / "result.json"
-    return json.loads(result.read_text()) if result.exists() else None
+    return record.read_json(result) if result.exists() else None
+
+
+def make_workdir(workdir: Path) -> None:
+    """Makes the folder; InputError if something is in it, or it cannot be made."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(workdir.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"--workdir {workdir} cannot be made: {error.strerror}. Choose another."
+        ) from None
+    if not is_empty:
+        raise InputError(
+            f"{workdir} is not empty, and what it holds is no run. Choose another "
+            "--workdir."
+        )
 
 
 def check_same(workdir: Path, settings: Mapping, split_sha256: str) -> None:
@@ -121,7 +131,7 @@ def check_same(workdir: Path, settings: Mapping, split_sha256: str) -> None:
             f"the run in {workdir} was started with other options: "
             f"{'; '.join(differences)}. Give the same ones, or another --workdir."
         )
-    old_sha256 = json.loads((workdir / "data.json").read_text())["split_sha256"]
+    old_sha256 = record.read_json(workdir / "data.json")["split_sha256"]
     if old_sha256 != split_sha256:
         raise InputError(
             f"the run in {workdir} was started on other data: its split has the hash "
@@ -183,13 +193,16 @@ def conclude(run: Run, params, workdir: Path, log: Callable[[str], None]) -> dic
 def showcase(built: Experiment, params: Any, num_users: int) -> str:
     """What the first few users had last, and what they would be shown next."""
     dataset = built.split.dataset
+    users = dataset.user_ids[:num_users].tolist()
+    recommended = Recommender(built, params).recommend(users, k=5)
     lines = []
-    recommender = Recommender(built, params)
-    for u, user in enumerate(dataset.user_ids[:num_users].tolist()):
-        had = dataset.items[dataset.offsets[u] : dataset.offsets[u + 1]][-3:]
-        shown = recommender.recommend([user], k=5)["item"]
-        lines.append(f"{user} had {_listed(dataset.item_ids[had - 1])} last")
-        lines.append(f"{'':{len(str(user))}} might like {_listed(shown)}")
+    for u, user in enumerate(users):
+        history = dataset.items[dataset.offsets[u] : dataset.offsets[u + 1]]
+        shown = recommended["item"][recommended["user"] == user]
+        lines += [
+            f"{user}  had last        {_listed(dataset.item_ids[history[-5:] - 1])}",
+            f"{'':{len(str(user))}}  would be shown  {_listed(shown)}",
+        ]
     return "\n".join(lines)
 
 

@@ -496,9 +496,9 @@ def test_chunk_size_is_bounded_by_scores_and_by_positions(monkeypatch):
 
 @pytest.mark.parametrize("form", DISTINCT_FORMS)
 def test_memory_is_that_of_a_few_chunks(form, monkeypatch):
-    """No array of all scores, nor of the embeddings of all negatives, is ever stored."""
+    """No array of all scores, nor of all negatives' embeddings, is ever stored."""
     monkeypatch.setattr(losses, "_CHUNK_SCORES", 2**18)
-    size, length, width, num_negatives = 32, 64, 16, 512
+    size, length, width, num_negatives = 64, 64, 16, 512
     num_rows = 5001 if form == "ce_excluded" else 100
 
     def shape(*axes, dtype=np.float32):
@@ -528,7 +528,7 @@ def test_memory_is_that_of_a_few_chunks(form, monkeypatch):
     fn = functools.partial(mean_loss, LOSSES[form])
     program = jax.jit(jax.grad(fn, (0, 1), has_aux=True)).lower(*arrays).compile()
     num_bytes = 4 * largest.size
-    assert program.memory_analysis().temp_size_in_bytes < num_bytes / 4
+    assert 0 < program.memory_analysis().temp_size_in_bytes < num_bytes / 4
 
 
 # ---- Sampled losses

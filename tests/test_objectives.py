@@ -17,7 +17,7 @@ NUM_ITEMS = 20
 NOT_IN_TRAINING = {3, 8}
 ALL = set(range(1, NUM_ITEMS + 1))
 POOL = ALL - NOT_IN_TRAINING  # A = 18
-# Windows of L + 1 = 6 items: full, with repeats, short, a filler.
+# Windows of L + 1 = 6 items: full, with repeats, short, a filler; two are the same.
 SEEN_BX = np.array(
     [
         [1, 2, 4, 5, 6, 7],
@@ -25,6 +25,7 @@ SEEN_BX = np.array(
         [12, 13, 0, 0, 0, 0],
         [20, 19, 18, 17, 1, 0],
         [0, 0, 0, 0, 0, 0],
+        [12, 13, 0, 0, 0, 0],
     ],
     np.int32,
 )
@@ -95,8 +96,8 @@ def test_sampled_ce_draws_distinct_unseen_items_for_each_sequence(num_negatives)
     for b, seen in enumerate(SEEN):
         # Of 200 draws or more: every candidate comes up.
         assert set(drawn.negative_BS[:, b].ravel()) == POOL - seen
-    # Independent draws of two sequences or steps are rarely the same.
-    assert (drawn.negative_BS[:, 0] != drawn.negative_BS[:, 1]).mean() > 0.8
+    # Independent draws, of the two equal sequences and of two steps, rarely agree.
+    assert (drawn.negative_BS[:, 2] != drawn.negative_BS[:, 5]).mean() > 0.8
     assert (drawn.negative_BS[0] != drawn.negative_BS[1]).mean() > 0.7
 
 
@@ -114,6 +115,7 @@ def test_sampled_ce_above_half_the_pool_leaves_the_others_out(num_negatives):
             assert len(competitors) == num_negatives
             assert competitors <= POOL - seen
     assert left[0] != left[1]
+    assert any(of_step[2] != of_step[5] for of_step in left)
     assert set().union(*(of_step[1] for of_step in left)) == POOL - SEEN[1]
     for k in (0, 1):
         candidates = jax.tree.map(lambda x, k=k: x[k], drawn)
@@ -141,7 +143,7 @@ def test_bce_draws_unseen_items_for_each_position(make):
         assert set(negative_KBLS[:, b].ravel()) == POOL - seen
     for first, second in (
         (negative_KBLS[0], negative_KBLS[1]),
-        (negative_KBLS[:, 0], negative_KBLS[:, 1]),
+        (negative_KBLS[:, 2], negative_KBLS[:, 5]),
         (negative_KBLS[:, :, 0], negative_KBLS[:, :, 1]),
     ):
         assert (first != second).mean() > 0.8

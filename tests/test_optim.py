@@ -161,8 +161,10 @@ def test_no_clipping_by_default():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"learning_rate": 0.0}, "learning_rate must be positive: got 0.0"),
-        ({"learning_rate": -1e-3}, "learning_rate must be positive: got -0.001"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive and finite: got 0.0"),
+        ({"learning_rate": -1e-3}, "learning_rate must be positive .*: got -0.001"),
+        ({"learning_rate": math.inf}, "learning_rate must be .* finite: got inf"),
+        ({"learning_rate": math.nan}, "learning_rate must be .* finite: got nan"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0: got -1"),
         ({"decay": "step"}, "'constant', 'cosine' or 'linear': got 'step'"),
         ({"decay": "cosine"}, "decay_steps=0, warmup_steps=0"),
