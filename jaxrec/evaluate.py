@@ -43,18 +43,19 @@ def evaluate(
     experiment, params = runs.load(workdir, options)
     holdout = getattr(experiment.split, part)
     names = experiment.evaluation.metrics
-    ranks = experiment.evaluator.ranks(params, experiment.evaluator.cut(holdout))
-    floor = evaluator.popularity_ranks(experiment.split, holdout)
-    result = {
-        "filtered": evaluator.summary(ranks, names, True),
-        "unfiltered": evaluator.summary(ranks, names, False),
-        "popularity": evaluator.summary(floor, names, True),
-    }
+    drawn = {}
     if with_sampled:
         for law in sampled.LAWS:
             rank_N = sampled.sampled_ranks(experiment, params, holdout, law=law)
-            result[f"sampled_{law}"] = evaluator.means(rank_N, names)
-    return result
+            drawn[f"sampled_{law}"] = evaluator.means(rank_N, names)
+    ranks = experiment.evaluator.ranks(params, experiment.evaluator.cut(holdout))
+    floor = evaluator.popularity_ranks(experiment.split, holdout)
+    return {
+        "filtered": evaluator.summary(ranks, names, True),
+        "unfiltered": evaluator.summary(ranks, names, False),
+        "popularity": evaluator.summary(floor, names, True),
+        **drawn,
+    }
 
 
 def table(result: Mapping[str, Mapping[str, float]]) -> str:

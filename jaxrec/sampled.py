@@ -70,6 +70,12 @@ def sampled_ranks(
     if law not in LAWS:
         raise InputError(f"the law must be one of {', '.join(LAWS)}: got {law!r}.")
     split, recipe = experiment.split, experiment.recipe
+    num_pool = len(experiment.items.pool.item_A)
+    if num_pool < num_negatives:
+        raise InputError(
+            f"sampled metrics draw {num_negatives} items for each row: the training "
+            f"part of {split.dataset.name} has {num_pool}. Leave out --sampled."
+        )
     start_N = split.dataset.offsets[holdout.user]
     longest = int((holdout.end - start_N).max())
     chunks = experiment.evaluator.cut(holdout)

@@ -223,7 +223,7 @@ def test_sampled_ranks_are_among_the_sample(recommender, law):
 
 def test_sampled_ranks_say_when_there_are_too_few_candidates(recommender):
     experiment = recommender._experiment
-    with pytest.raises(InputError, match="100"):
+    with pytest.raises(InputError, match="100 items.*has 25.*--sampled"):
         sampled.sampled_ranks(
             experiment, recommender._params, experiment.split.test, num_negatives=100
         )
