@@ -196,8 +196,9 @@ def test_a_holdout_without_rows_is_an_input_error(split, evaluators):
 
 @pytest.mark.parametrize("is_large", [False, True])
 def test_popularity_equals_counting(split, is_large, monkeypatch):
+    asked = []
     if is_large:  # a catalogue beyond the budget is cut into chunks
-        monkeypatch.setattr(evaluator, "item_chunk", lambda rows, batch_size: 10)
+        monkeypatch.setattr(evaluator, "item_chunk", lambda *a: asked.append(a) or 10)
     count_V = np.zeros(NUM_ITEMS + 1)
     dataset = split.dataset
     for start, end in zip(dataset.offsets[:-1], split.train_end, strict=True):
@@ -206,6 +207,7 @@ def test_popularity_equals_counting(split, is_large, monkeypatch):
     expected = [ranks_of_scores(count_V, *row) for row in histories(split, holdout)]
     ranks = evaluator.popularity_ranks(split, holdout, batch_size=11)
     np.testing.assert_array_equal(ranks, np.array(expected).T)
+    assert asked == ([(NUM_ITEMS + 1, 11)] if is_large else [])
 
 
 def test_items_are_cut_into_chunks_only_beyond_the_budget():

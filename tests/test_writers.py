@@ -25,7 +25,7 @@ def written(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_console_shows_an_epoch_in_a_line():
+def test_console_shows_an_epoch_in_a_line(capsys):
     lines = []
     console = Console("ndcg@10", 10, 2, lines.append)
     console.tick(0.5, 1000.0)  # for a terminal only
@@ -33,16 +33,14 @@ def test_console_shows_an_epoch_in_a_line():
     console.write(192, {**VALUES, "epoch": 4, "is_best": False})
     console.close()
     first, second = lines
-    assert (
-        first.split()
-        == (
-            "epoch 3/10 loss 5.4321 valid ndcg@10 0.1235* hr@10 0.2500 "
-            "123,457 tok/s 61.0 s at most 7 min 07 s left"
-        ).split()
+    expected = (
+        "epoch 3/10 loss 5.4321 valid ndcg@10 0.1235* hr@10 0.2500 "
+        "123,457 tok/s 61.0 s at most 7 min 07 s left"
     )
+    assert first.split() == expected.split()
     assert "ndcg@10 0.1235 " in second
     assert second.endswith("at most 6 min 06 s left")
-    assert "\x1b" not in first + second
+    assert "\x1b" not in first + second and not capsys.readouterr().out
 
 
 def test_console_shows_the_monitor_first_and_once():
