@@ -1,5 +1,8 @@
 """The paper's recipe, once: what its 21 experiments share and where they differ.
 
+One deviation: in the paper's code PAD (and, for BERT4Rec, MASK) is a class of the full
+softmax; here neither is. --config.loss.include_padding=true makes them compete.
+
 Source: Klenitskiy & Vasilev, "Turning Dross Into Gold Loss", RecSys 2023, and the
 configuration files of its public code.
 """

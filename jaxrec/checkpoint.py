@@ -110,26 +110,36 @@ class Checkpoints:
                 f"no checkpoint in {manager.directory}: the run was stopped before it "
                 "saved one. Train it again."
             )
-        # Looked at first: orbax stops at an array of another shape with other reads in
-        # flight, and these tell of their end on the terminal.
-        saved = _shapes(manager.item_metadata(step)["best"].tree)
-        needed = _shapes(params)
-        for name in sorted(saved.keys() | needed.keys()):
-            if saved.get(name) != needed.get(name):
-                raise InputError(
-                    f"the checkpoint {manager.directory}/{step} does not fit this "
-                    f"model: {name} has shape {saved.get(name)} in the checkpoint, "
-                    f"{needed.get(name)} in the model. Use the config it was made with."
-                )
         try:
+            _check_shapes(manager.item_metadata(step)["best"].tree, params)
             return manager.restore(step, args=ocp.args.Composite(**items))
-        except ValueError as error:
+        except InputError as error:
+            raise InputError(
+                f"the checkpoint {manager.directory}/{step} {error}"
+            ) from None
+        except (ValueError, KeyError, AttributeError, OSError) as error:
             reason = str(error).partition("\n")[0].rstrip(".:")
             raise InputError(
                 f"the checkpoint {manager.directory}/{step} cannot be restored: "
                 f"{reason}. Use the config it was made with, its optimiser and moving "
                 "average too."
             ) from error
+
+
+def _check_shapes(saved_tree, params) -> None:
+    """Raises InputError unless the saved parameters have the model's shapes.
+
+    Done before restoring: orbax stops at an array of another shape with other reads in
+    flight, and these tell of their end on the terminal.
+    """
+    saved, needed = _shapes(saved_tree), _shapes(params)
+    for name in sorted(saved.keys() | needed.keys()):
+        if saved.get(name) != needed.get(name):
+            raise InputError(
+                f"does not fit this model: {name} has shape {saved.get(name)} in the "
+                f"checkpoint, {needed.get(name)} in the model. Use the config it was "
+                "made with."
+            )
 
 
 def _shapes(params) -> dict[str, tuple[int, ...]]:

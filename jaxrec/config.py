@@ -60,7 +60,7 @@ def read(path: str | os.PathLike) -> dict:
         if not callable(namespace.get("get_config")):
             raise InputError(f"{path} has no function get_config(): add one.")
         config = namespace["get_config"]()
-    config = config.to_dict() if hasattr(config, "to_dict") else config
+    config = _as_dict(config)
     if not isinstance(config, Mapping):
         raise InputError(
             f"get_config() of {path} must return a ConfigDict or a dict: "
@@ -153,6 +153,7 @@ def override(
 
     Another `name` is taken first, since the other options depend on it. Of what the
     config states in that section, the new function gets the options that it has too.
+    Another model or loss makes the method "<model>_<loss>", unless that is given.
 
     Args:
       config: as from `read`.
@@ -168,6 +169,12 @@ def override(
     changes = dict(_parse_option(option) for option in options)
     if "method" in changes:
         config["method"] = changes.pop("method")
+    elif "model.name" in changes or "loss.name" in changes:
+        # The config's short name would call the result something that it is not.
+        names = {s: config.get(s, {}).get("name", "") for s in ("model", "loss")}
+        now = {s: changes.get(f"{s}.name") or names[s] for s in names}
+        if now != names:
+            config["method"] = "_".join(now.values())
     for section in NAMED:
         if section in targets and f"{section}.name" in changes:
             _rename(config, section, changes.pop(f"{section}.name"), targets)
@@ -286,8 +293,14 @@ def _place(error: Exception, root: Path) -> str:
     return ""
 
 
+def _as_dict(config: Any) -> Any:
+    """A ConfigDict as a plain dict, sections too; anything else as it is."""
+    return config.to_dict() if hasattr(config, "to_dict") else config
+
+
 def _checked(config: Mapping, source: str) -> dict:
-    """A deep copy in plain values."""
+    """A deep copy in plain values, also of an ml_collections ConfigDict."""
+    config = _as_dict(config)
     copy = {}
     for key, value in config.items():
         if key not in ("method", *SECTIONS):

@@ -6,6 +6,7 @@ python -m jaxrec.evaluate --workdir runs/ml-1m-sasrec_ce-seed0
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxrec import evaluator, record, runs, sampled
 from jaxrec.command import command_parser, parse_command, run_command
@@ -18,6 +19,7 @@ def evaluate(
     workdir: str | Path,
     options: Sequence[str] = (),
     *,
+    frame: Any = None,
     part: str = "test",
     with_sampled: bool = False,
 ) -> dict[str, dict[str, float]]:
@@ -27,6 +29,7 @@ def evaluate(
       workdir: the run's folder.
       options: changes to its config, such as "--config.data.path=moved.csv" or
         "--config.eval.metrics=('hr@5',)".
+      frame: a table of interactions in memory, if that is what it was trained on.
       part: "test" or "valid"; all of its rows.
       with_sampled: the unreliable metrics with 100 negatives too.
 
@@ -40,7 +43,7 @@ def evaluate(
     """
     if part not in PARTS:
         raise InputError(f"part must be one of {', '.join(PARTS)}: got {part!r}.")
-    experiment, params = runs.load(workdir, options)
+    experiment, params = runs.load(workdir, options, frame=frame)
     holdout = getattr(experiment.split, part)
     names = experiment.evaluation.metrics
     drawn = {}
@@ -83,6 +86,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--output", help="a .json file for the numbers")
     flags, options = parse_command(parser, argv)
+    if flags.output and not Path(flags.output).absolute().parent.is_dir():
+        raise InputError(f"--output {flags.output}: there is no such folder.")
     result = evaluate(
         flags.workdir, options, part=flags.part, with_sampled=flags.sampled
     )

@@ -1,5 +1,6 @@
 """Ranks and metrics of a model on held-out rows, and of popularity beside it."""
 
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -197,7 +198,8 @@ def subset(holdout: Holdout, max_rows: int | None, *, seed: int) -> Holdout:
     """At most `max_rows` rows, drawn once by the seed, in their order; None for all."""
     if max_rows is None or max_rows >= len(holdout.user):
         return holdout
-    rng = np.random.default_rng((seed, 0))
+    # A stream of its own: (seed, epoch) orders the epochs.
+    rng = np.random.default_rng((seed, zlib.crc32(b"valid")))
     chosen = np.sort(rng.choice(len(holdout.user), max_rows, replace=False))
     return Holdout(*(x[chosen] for x in holdout))
 

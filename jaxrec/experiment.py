@@ -5,6 +5,8 @@ The same `build` serves training, evaluation and recommendation.
 """
 
 import dataclasses
+import importlib.util
+import inspect
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -24,7 +26,7 @@ from jaxrec import (
 from jaxrec.data import Split
 from jaxrec.errors import InputError
 from jaxrec.evaluator import Evaluator
-from jaxrec.objectives import Items
+from jaxrec.objectives import Items, Objective
 from jaxrec.ranking import item_mask
 from jaxrec.steps import Recipe
 
@@ -174,9 +176,19 @@ def build(settings: Mapping, frame: Any = None) -> Experiment:
     }
     training = call["train"](**options["train"])
     evaluation = call["eval"](**options["eval"])
+    check_call("loss", call["loss"], options["loss"])
     objective = call["loss"](**options["loss"])
     optimiser = call["optim"](**options["optim"])
     check_model(options["model"])
+    if not isinstance(objective, Objective):
+        raise InputError(
+            f"loss.name={settings['loss']['name']!r} must be a function that returns "
+            f"an objectives.Objective: got {type(objective).__name__}."
+        )
+    if training.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise InputError(
+            "train.tensorboard needs tensorboardX: pip install 'jaxrec[tensorboard]'."
+        )
     split = call["data"](**options["data"], frame=frame)
     encoder = call["model"](num_items=split.dataset.num_items, **options["model"])
     check_window(encoder, training)
@@ -203,6 +215,17 @@ def build(settings: Mapping, frame: Any = None) -> Experiment:
     return Experiment(
         settings, split, training, evaluation, recipe, log, items, evaluator
     )
+
+
+def check_call(section: str, function: Callable, options: Mapping[str, Any]) -> None:
+    """Raises InputError if the section's function wants what a config cannot give."""
+    try:
+        inspect.signature(function).bind(**options)
+    except TypeError as error:
+        raise InputError(
+            f"{section}.name must be a function of keyword arguments alone: "
+            f"{function.__module__}:{function.__name__} has a {error}."
+        ) from None
 
 
 def longest_window(split: Split, encoder) -> int:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,8 @@ class Progress:
       loss_sum, weight_sum: of those steps.
       best_value, best_epoch: of the monitored metric; the epoch counts from 1.
       epoch_s: seconds in the steps of the unfinished epoch.
-      train_s, compile_s, total_s: seconds in steps, in compiling them, and in all.
+      train_s, compile_s, total_s: seconds in steps, in compiling them, and in all, the
+        reading of the data and the last ranking included.
     """
 
     epoch: int = 0
@@ -64,6 +66,7 @@ def interruptible() -> Iterator[list[int]]:
 
     def handle(signum, frame):
         received.append(signum)
+        print("stopping; once more to stop at once", file=sys.stderr)
         for name, handler in previous.items():
             signal.signal(name, handler)
 
@@ -100,11 +103,13 @@ class Run:
 
     Args:
       experiment: what to train.
-      checkpoints: where to go on from, if anything is there, and where to save.
+      began: when the command did, by time.monotonic().
     """
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints):
-        self.experiment, self.checkpoints = experiment, checkpoints
+    checkpoints: Checkpoints
+
+    def __init__(self, experiment: Experiment, began: float):
+        self.experiment, self.began = experiment, began
         self.user_N, self.length_N = training_users(experiment)
         self.train_end_U = jnp.asarray(experiment.split.train_end, jnp.int32)
         valid = evaluator.subset(
@@ -121,14 +126,20 @@ class Run:
         # One program: eagerly, each initialiser would be compiled on its own.
         init = jax.jit(partial(steps.init_state, experiment.recipe))
         self.state: TrainState = init()
-        best = self.state.params
+        # A copy, since the state's own buffers are donated to the next step.
+        self.best = jax.tree.map(jnp.copy, self.state.params)
+        self.saved_at = time.monotonic()
+
+    def restore(self, checkpoints: Checkpoints) -> None:
+        """Goes on from what was saved, if anything was, and saves there from now on."""
+        self.checkpoints = checkpoints
         if checkpoints.exists:
             self.state, best, saved = checkpoints.restore(self.state)
+            self.best = jax.tree.map(jnp.copy, best)
+            compile_s = self.progress.compile_s
             self.progress = Progress(**saved)
-        # A copy, since the state's own buffers are donated to the next step.
-        self.best = jax.tree.map(jnp.copy, best)
-        self.began = time.monotonic() - self.progress.total_s
-        self.saved_at = time.monotonic()
+            self.progress.compile_s += compile_s
+            self.began -= self.progress.total_s
 
     def plan(self, epoch: int) -> Plan:
         return batches.plan_epoch(
@@ -160,13 +171,22 @@ class Run:
             values = self.end_epoch()
             for writer in writers:
                 writer.write(int(self.state.step), values)
-            due = self.saved_at + self.experiment.training.checkpoint_every_s
             if interrupted:
                 self.stop()
-            if time.monotonic() >= due:
-                self.save()
+            self.save_if_due()
         self.save()
         return self.best
+
+    def compile_epoch(self) -> None:
+        """Compiles what the first epoch needs."""
+        plan = self.plan(0)
+        sizes = self.dispatch_sizes(plan)
+        for size in set(sizes):
+            self.compile((size, plan.user_SB.shape[1]), self.num_rows)
+
+    def dispatch_sizes(self, plan: Plan) -> list[int]:
+        most = self.experiment.training.steps_per_dispatch
+        return dispatch_sizes(len(plan.user_SB), most)
 
     def train_epoch(self, writers: Sequence[Writer], interrupted: list[int]) -> None:
         """The steps of an epoch that are not done yet."""
@@ -174,9 +194,7 @@ class Run:
         plan = self.plan(progress.epoch)
         num_steps = len(plan.user_SB)
         first = 0
-        for size in dispatch_sizes(
-            num_steps, self.experiment.training.steps_per_dispatch
-        ):
+        for size in self.dispatch_sizes(plan):
             part = slice(first, first + size)
             first += size
             if first <= progress.steps_done:
@@ -189,8 +207,10 @@ class Run:
             progress.steps_done = first
             for writer in writers:
                 writer.tick(first / num_steps, progress.weight_sum / progress.epoch_s)
-            if interrupted and first < num_steps:
-                self.stop()
+            if first < num_steps:
+                if interrupted:
+                    self.stop()
+                self.save_if_due()
 
     def dispatch(self, user_SB: np.ndarray, slot_SB: np.ndarray, num_rows: int) -> None:
         """S steps in one call of the device, their sums added to the epoch's."""
@@ -263,6 +283,11 @@ class Run:
         self.progress.total_s = time.monotonic() - self.began
         self.checkpoints.save(self.state, self.best, self.progress.to_json())
         self.saved_at = time.monotonic()
+
+    def save_if_due(self) -> None:
+        due = self.saved_at + self.experiment.training.checkpoint_every_s
+        if time.monotonic() >= due:
+            self.save()
 
     def stop(self) -> None:
         self.save()

@@ -7,7 +7,8 @@ One contract for all:
 `sum` is the weighted sum over positions and `weight` the sum of weights, both float32
 scalars: whoever holds every shard of a batch divides once. Positions of weight 0 cost
 nothing and have zero gradient. The score of item v is <hidden, table[v]>, computed in
-float32 whatever the encoder's dtype. `candidates` is what the target competes with:
+float32 whatever the encoder's dtype (recent GPUs multiply float32 in TF32, which is
+JAX's default there). `candidates` is what the target competes with:
 
     Catalogue   every allowed item, less some of each sequence's own   (ce, sampled_ce)
     Shared      S drawn items a sequence, shared by its positions      (sampled_ce)

@@ -418,7 +418,6 @@ class GRULayer(nn.Module):
         # The input's share of all three gates is one matmul, outside the recurrence.
         gates_RTF = dense("input")(x_RTD)
         recurrent = dense("recurrent")
-        num_rows = x_RTD.shape[0]
 
         def step(module, hidden_RD, inputs):
             gates_RF, is_start_R = inputs
@@ -438,7 +437,7 @@ class GRULayer(nn.Module):
             in_axes=1,
             out_axes=1,
         )
-        start_RD = jnp.zeros((num_rows, self.width), self.dtype)
+        start_RD = jnp.zeros_like(gates_RTF[:, 0, : self.width])
         _, hidden_RTD = scan(recurrent, start_RD, (gates_RTF, is_start_RT))
         return hidden_RTD
 

@@ -66,8 +66,9 @@ def first_occurrence(dataset: Dataset) -> np.ndarray:
     """Whether an interaction is the user's first with its item: bool [I]."""
     user_I = np.repeat(np.arange(dataset.num_users), dataset.lengths)
     pair_I = user_I * (dataset.num_items + 1) + dataset.items
-    is_first_I = np.zeros(len(pair_I), bool)
-    is_first_I[np.unique(pair_I, return_index=True)[1]] = True
+    order_I = np.argsort(pair_I, kind="stable")
+    is_first_I = np.ones(len(pair_I), bool)
+    is_first_I[order_I[1:]] = np.diff(pair_I[order_I]) != 0
     return is_first_I
 
 

@@ -130,7 +130,7 @@ class Recommender:
         import pandas as pd
 
         parts = list(self.stream(users, k=k, filter_seen=filter_seen))
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
 
     def stream(
         self,
@@ -141,12 +141,12 @@ class Recommender:
     ) -> Iterator["pd.DataFrame"]:
         """As `recommend`, a DataFrame for some thousand users at a time."""
         dataset = self._experiment.split.dataset
-        if not 1 <= k <= dataset.num_items:
+        if not isinstance(k, int) or not 1 <= k <= dataset.num_items:
             raise InputError(
-                f"k must be in 1..{dataset.num_items}, the number of items: got {k}."
+                f"k must be in 1..{dataset.num_items}, the number of items: got {k!r}."
             )
         user_N = self._positions(users)
-        for first in range(0, len(user_N), _USERS_A_PART):
+        for first in range(0, max(1, len(user_N)), _USERS_A_PART):
             part = user_N[first : first + _USERS_A_PART]
             yield self._frame(part, *self._top(part, k, filter_seen))
 
@@ -157,6 +157,10 @@ class Recommender:
             return np.arange(len(ids))
         # As text, so that ids typed on a command line are found too.
         position = {str(user): i for i, user in enumerate(ids.tolist())}
+        if isinstance(users, str):
+            raise InputError(
+                f"users must be a list of ids: got {users!r}. Use [users]."
+            )
         users = list(users)
         unknown = [user for user in users if str(user) not in position]
         if unknown:
@@ -172,6 +176,8 @@ class Recommender:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(score_NK, item_NK) of the users."""
         experiment = self._experiment
+        if len(user_N) == 0:
+            return np.zeros((0, k), np.float32), np.zeros((0, k), np.int32)
         end_N = experiment.split.dataset.offsets[user_N + 1]
         holdout = Holdout(user_N, end_N, np.zeros(len(user_N), np.int32))
         chunks = experiment.evaluator.cut(holdout)
@@ -350,7 +356,7 @@ def main(argv: Sequence[str]) -> None:
     flags, options = parse_command(parser, argv)
     check_output(Path(flags.output))
     recommender = Recommender.load(flags.workdir, options)
-    users = flags.users.split(",") if flags.users else None
+    users = None if flags.users is None else flags.users.split(",")
     frames = recommender.stream(users, k=flags.k, filter_seen=not flags.keep_seen)
     num_rows = write(frames, flags.output)
     print(f"{num_rows:,} recommendations in {flags.output}")

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from jaxrec import config, experiment, record, steps
+from jaxrec import config, experiment, steps
+from jaxrec import workdir as workdirs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
@@ -41,19 +42,7 @@ def load(
         source=str(path),
     )
     built = experiment.build(settings, frame)
-    check_data(workdir, built)
+    workdirs.check_data(workdir, built)
     like = jax.eval_shape(lambda: steps.init_state(built.recipe).params)
     with Checkpoints(workdir) as checkpoints:
         return built, checkpoints.restore_best(like)
-
-
-def check_data(workdir: Path, built: Experiment) -> None:
-    """Raises InputError unless the run was started on this very split."""
-    old = record.read_json(workdir / "data.json")["split_sha256"]
-    new = built.split.sha256()
-    if old != new:
-        raise InputError(
-            f"the run in {workdir} was started on other data: its split has the hash "
-            f"{old[:12]}, this one {new[:12]}. Restore the file, or set "
-            "--config.data.path to where it is."
-        )

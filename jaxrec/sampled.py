@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import batches, negatives, ranking
+from jaxrec.batches import Log
 from jaxrec.data import Holdout
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
@@ -84,19 +85,18 @@ def sampled_ranks(
     count_V = jnp.asarray(counts_V)
 
     @jax.jit
-    def step(rows: Rows, key: Array):
+    def step(params: Any, log: Log, rows: Rows, key: Array):
+        # Both as arguments: a constant would be copied into the program.
         hidden_BD = ranking.last_hidden(
             experiment.encoder,
             params,
-            experiment.log,
+            log,
             rows,
             max_length=recipe.max_length,
             num_rows=chunks.num_rows,
         )
         table_VD = experiment.encoder.apply({"params": params}, method="table")
-        seen_BL = batches.windows(
-            experiment.log, rows.start_B, rows.end_B, length=longest
-        )
+        seen_BL = batches.windows(log, rows.start_B, rows.end_B, length=longest)
         # The target is not a negative of itself.
         seen_BL = jnp.concatenate([seen_BL, rows.target_B[:, None]], axis=1)
         if law == "uniform":
@@ -122,7 +122,9 @@ def sampled_ranks(
     for c, order_B in enumerate(order_CB):
         rows = Rows(*(x[c] for x in chunks.rows))
         for result_N, x_B in zip(
-            (rank_N, count_N), step(rows, jax.random.fold_in(key, c)), strict=True
+            (rank_N, count_N),
+            step(params, experiment.log, rows, jax.random.fold_in(key, c)),
+            strict=True,
         ):
             result_N[order_B[order_B >= 0]] = np.asarray(x_B)[order_B >= 0]
     negatives.check_enough(count_N, split.dataset.user_ids[holdout.user], num_negatives)

@@ -7,6 +7,7 @@ and, at the end, result.json and ranks.npz (the rank of every held-out row).
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from jaxrec import config, data, evaluator, experiment, models, record
+from jaxrec import workdir as workdirs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.command import command_parser, parse_command, run_command
-from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
 from jaxrec.loop import Run, interruptible
 from jaxrec.ranking import Ranks
@@ -51,93 +52,27 @@ def train(
       FloatingPointError: the loss was not finite; the message names the epoch.
       KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
+    began = time.monotonic()
     built = experiment.build(settings, frame)
-    workdir = Path(workdir or default_workdir(built))
-    finished = open_workdir(workdir, built, resume=resume)
-    if finished is not None:
-        log(f"{workdir} is finished; nothing is left to do")
-        return finished
-    log(describe(built, workdir))
-    with Checkpoints(workdir) as checkpoints, ExitStack() as stack:
-        run = Run(built, checkpoints)
+    folder = Path(workdir or workdirs.default(built))
+    standing = workdirs.standing(folder, built, resume=resume)
+    if standing == workdirs.FINISHED:
+        log(f"{folder} is finished; nothing is left to do")
+        return record.read_json(folder / "result.json")
+    log(describe(built, folder))
+    with interruptible() as interrupted, ExitStack() as stack:
+        run = Run(built, began)
+        # What cannot run fails in here, before anything is written.
+        run.compile_epoch()
+        workdirs.begin(folder, built)
+        run.restore(stack.enter_context(Checkpoints(folder)))
         if run.progress.epoch or run.progress.steps_done:
             log(f"resumed  after epoch {run.progress.epoch}, step {run.state.step}")
-        writers = open_writers(run, workdir, log)
+        writers = open_writers(run, folder, log)
         for writer in writers:
             stack.callback(writer.close)
-        with interruptible() as interrupted:
-            params = run.fit(writers, interrupted)
-    return conclude(run, params, workdir, log)
-
-
-def default_workdir(built: Experiment) -> Path:
-    """runs/<data>-<method>-seed<seed>, under the current folder."""
-    name, method = built.split.dataset.name, built.config["method"]
-    return Path("runs") / f"{name}-{method}-seed{built.training.seed}"
-
-
-def open_workdir(workdir: Path, built: Experiment, *, resume: bool) -> dict | None:
-    """Makes the folder of a new run, or checks that the run in it may go on.
-
-    Returns:
-      The result, if the run in it is finished and is to be resumed.
-    """
-    statistics = {**data.statistics(built.split), "split_sha256": built.split.sha256()}
-    if not (workdir / "config.json").exists():
-        if resume:
-            raise InputError(f"there is no run to resume in {workdir}: drop --resume.")
-        make_workdir(workdir)
-        record.write_json(workdir / "data.json", statistics)
-        record.write_json(workdir / "config.json", built.config)
-        return None
-    if not resume:
-        raise InputError(
-            f"{workdir} holds a run already. Add --resume to go on with it, or choose "
-            "another --workdir."
-        )
-    check_same(workdir, built.config, statistics["split_sha256"])
-    result = workdir / "result.json"
-    return record.read_json(result) if result.exists() else None
-
-
-def make_workdir(workdir: Path) -> None:
-    """Makes the folder; InputError if something is in it, or it cannot be made."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        is_empty = not any(workdir.iterdir())
-    except OSError as error:
-        raise InputError(
-            f"--workdir {workdir} cannot be made: {error.strerror}. Choose another."
-        ) from None
-    if not is_empty:
-        raise InputError(
-            f"{workdir} is not empty, and what it holds is no run. Choose another "
-            "--workdir."
-        )
-
-
-def check_same(workdir: Path, settings: Mapping, split_sha256: str) -> None:
-    """Raises InputError if a run would go on with another config or other data."""
-    path = workdir / "config.json"
-    old = config.from_json(path.read_text(), source=str(path))
-    differences = [
-        f"{section}.{key} was {value!r}, is {settings.get(section, {}).get(key)!r}"
-        for section in config.SECTIONS
-        for key, value in old.get(section, {}).items()
-        if settings.get(section, {}).get(key) != value
-    ]
-    if differences:
-        raise InputError(
-            f"the run in {workdir} was started with other options: "
-            f"{'; '.join(differences)}. Give the same ones, or another --workdir."
-        )
-    old_sha256 = record.read_json(workdir / "data.json")["split_sha256"]
-    if old_sha256 != split_sha256:
-        raise InputError(
-            f"the run in {workdir} was started on other data: its split has the hash "
-            f"{old_sha256[:12]}, this one {split_sha256[:12]}. Restore the file, or "
-            "choose another --workdir."
-        )
+        params = run.fit(writers, interrupted)
+    return conclude(run, params, folder, log)
 
 
 def describe(built: Experiment, workdir: Path) -> str:
@@ -145,6 +80,9 @@ def describe(built: Experiment, workdir: Path) -> str:
     stats = data.statistics(built.split)
     sections = built.config
     window = built.recipe.max_length
+    filters = {key: stats[key] for key in stats if key.startswith("rows_")}
+    removed = "; " + ", ".join(f"{key} {filters[key]:,}" for key in filters)
+    removed = removed if filters else ""
     return "\n".join(
         [
             f"data     {stats['name']}: {stats['users']:,} users, {stats['items']:,} "
@@ -155,6 +93,8 @@ def describe(built: Experiment, workdir: Path) -> str:
             f"{sections['loss']['name']}; {sections['optim']['name']}; seed "
             f"{built.training.seed}",
             f"device   {record.device()}",
+            f"split    {sections['data']['split']}, sha256 "
+            f"{built.split.sha256()[:12]}, of data {stats['sha256'][:12]}{removed}",
             f"workdir  {workdir}",
         ]
     )
@@ -181,6 +121,7 @@ def conclude(run: Run, params, workdir: Path, log: Callable[[str], None]) -> dic
         for part in ("valid", "test")
     }
     floor = evaluator.popularity_ranks(split, split.test)
+    run.progress.total_s = time.monotonic() - run.began
     result = make_result(run, ranks, floor)
     save_ranks(workdir / "ranks.npz", split, ranks)
     record.write_json(workdir / "result.json", result)
@@ -241,6 +182,9 @@ def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:
             "window": built.recipe.max_length,
             "valid_rows": int((run.valid.order_N >= 0).sum()),
             "test_targets_tied": int((ranks["test"].ties > 0).sum()),
+            "test_targets_in_history": int(
+                (ranks["test"].filtered > split.dataset.num_items).sum()
+            ),
         },
         "seconds": {
             "compile": round(progress.compile_s, 3),

@@ -155,6 +155,14 @@ def test_wrong_questions_are_answered_in_one_line(recommender):
         recommender.recommend(["u1"], k=26)
 
 
+def test_no_users_no_rows(recommender):
+    empty = recommender.recommend([])
+    assert empty.columns.tolist() == ["user", "rank", "item", "score"]
+    assert len(empty) == 0
+    with pytest.raises(InputError, match=r"\[users\]"):
+        recommender.recommend("u1")
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_files_hold_what_the_frame_does(recommender, tmp_path, suffix):
     if suffix == ".parquet":

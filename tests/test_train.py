@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrec import batches, data, loop, synthetic, train
+from jaxrec import batches, config, data, experiment, loop, synthetic, train
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment, Training, build, check_negatives
@@ -62,10 +62,11 @@ def frame():
     return log_frame()
 
 
-def params_of(workdir, config, frame):
-    built = build(config, frame)
+def restored(workdir, config, frame):
+    run = loop.Run(build(config, frame), began=0.0)
     with Checkpoints(workdir) as checkpoints:
-        return loop.Run(built, checkpoints)
+        run.restore(checkpoints)
+    return run
 
 
 def assert_trees_equal(a, b):
@@ -135,7 +136,7 @@ def test_interrupted_and_resumed_is_bitwise_uninterrupted(
     parts = train.train(config, tmp_path / "parts", frame=frame, log=quiet, resume=True)
     assert parts["test"] == whole["test"]
     assert parts["best_epoch"] == whole["best_epoch"]
-    runs = [params_of(tmp_path / name, config, frame) for name in ("whole", "parts")]
+    runs = [restored(tmp_path / name, config, frame) for name in ("whole", "parts")]
     assert_trees_equal(runs[0].state, runs[1].state)
     assert_trees_equal(runs[0].best, runs[1].best)
     losses = [
@@ -237,6 +238,11 @@ def test_a_workdir_is_never_overwritten(tmp_path, frame):
     again = train.train(config, workdir, frame=frame, log=quiet, resume=True)
     assert again == json.loads(json.dumps(first))
     assert before == {path: path.stat().st_mtime_ns for path in workdir.iterdir()}
+    # More epochs are no other run: it goes on where it ended.
+    more = train.train(
+        settings(max_epochs=2), workdir, frame=frame, log=quiet, resume=True
+    )
+    assert (first["epochs"], more["epochs"]) == (1, 2)
 
 
 def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
@@ -244,8 +250,58 @@ def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
         train.train(settings(), tmp_path / "none", frame=frame, log=quiet, resume=True)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_text("")
-    with pytest.raises(InputError, match="is not empty"):
+    with pytest.raises(InputError, match="cat.jpg"):
         train.train(settings(), tmp_path / "photos", frame=frame, log=quiet)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="--workdir"):
+        train.train(settings(), tmp_path / "file", frame=frame, log=quiet)
+
+
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path, frame):
+    config = settings("sasrec", "gbce")
+    config["loss"]["num_negatives"] = 80  # as many as items: gbce needs fewer
+    with pytest.raises(InputError, match="num_negatives"):
+        train.train(config, tmp_path / "run", frame=frame, log=quiet)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "section, option, value",
+    [
+        ("train", "batch_size", 0),
+        ("train", "max_length", 0),
+        ("train", "max_epochs", 0),
+        ("train", "patience", 0),
+        ("train", "steps_per_dispatch", 0),
+        ("train", "mask_probability", 1.0),
+        ("train", "ema_decay", 1.5),
+        ("train", "seed", -1),
+        ("eval", "batch_size", 0),
+        ("eval", "max_valid_users", 0),
+        ("eval", "monitor", "ndcg@20"),
+        ("eval", "metrics", ("ndcg@10", "ncdg@10")),
+        ("model", "dtype", "float31"),
+        ("model", "width", 0),
+        ("model", "num_layers", 0),
+        ("model", "num_heads", 3),
+        ("model", "dropout", 1.0),
+        ("optim", "learning_rate", float("inf")),
+        ("loss", "name", "math:sqrt"),
+        ("loss", "name", "jaxrec.losses:ce"),
+        ("loss", "name", "cee"),
+    ],
+)
+def test_an_option_out_of_range_is_answered_before_the_data_is_read(
+    section, option, value
+):
+    config = settings()
+    config["data"] = {"path": "no/such/file.csv"}
+    config[section][option] = value
+    with pytest.raises(InputError) as caught:
+        build(config)
+    assert "file.csv" not in str(caught.value)
+    wrong = value[-1] if isinstance(value, tuple) else value
+    assert str(wrong).split(":")[0] in str(caught.value)
 
 
 def test_a_diverged_loss_stops_training_and_names_the_step(tmp_path, frame):
@@ -312,8 +368,9 @@ def test_dispatches_make_up_the_epoch_in_at_most_two_sizes(num_steps, most):
 def test_an_epoch_retraces_nothing(tmp_path, frame):
     """Three epochs of four steps: one program of train steps, one of ranks a part."""
     built = build(settings(steps_per_dispatch=2), frame)
+    run = loop.Run(built, began=0.0)
     with Checkpoints(tmp_path) as checkpoints:
-        run = loop.Run(built, checkpoints)
+        run.restore(checkpoints)
         run.fit([], [])
     assert len(run.compiled) == 1
     (step,) = built.evaluator._steps.values()
@@ -326,7 +383,8 @@ def test_training_is_a_callable_section():
 
 
 def command(*arguments, cwd):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    root = os.path.dirname(os.path.dirname(__file__))
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": root}
     return subprocess.run(
         [sys.executable, "-m", "jaxrec.train", *arguments],
         capture_output=True,
@@ -385,3 +443,54 @@ def test_unpacked_rows_train_the_same(frame):
     (loss_a, weight_a), (loss_b, weight_b) = (sums for _, sums in results)
     assert float(weight_a) == float(weight_b)
     np.testing.assert_allclose(float(loss_a), float(loss_b), rtol=1e-5)
+
+
+def test_a_config_dict_is_a_config(frame):
+    from ml_collections import ConfigDict
+
+    assert (
+        build(ConfigDict(settings()), frame).config == build(settings(), frame).config
+    )
+
+
+def test_another_model_does_not_keep_the_name_of_the_old(frame):
+    changed = config.override(
+        settings(),
+        ["--config.model.name=gru4rec"],
+        experiment.targets(),
+        supplied=experiment.SUPPLIED,
+    )
+    assert changed["method"] == "gru4rec_ce"
+    named = config.override(
+        settings(),
+        ["--config.model.name=gru4rec", "--config.method=mine"],
+        experiment.targets(),
+        supplied=experiment.SUPPLIED,
+    )
+    assert named["method"] == "mine"
+
+
+def test_checkpoints_are_written_inside_an_epoch(tmp_path, frame, monkeypatch):
+    """Killed without a word after two dispatches of an epoch: those two are kept."""
+    whole = train.train(
+        settings(steps_per_dispatch=1), tmp_path / "whole", frame=frame, log=quiet
+    )
+    original, count = loop.Run.dispatch, 0
+
+    def dispatch(self, *args):
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise MemoryError
+        original(self, *args)
+
+    config = settings(steps_per_dispatch=1, checkpoint_every_s=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "dispatch", dispatch)
+        with pytest.raises(MemoryError):
+            train.train(config, tmp_path / "killed", frame=frame, log=quiet)
+    assert restored(tmp_path / "killed", config, frame).progress.steps_done == 2
+    resumed = train.train(
+        config, tmp_path / "killed", frame=frame, log=quiet, resume=True
+    )
+    assert resumed["test"] == whole["test"]

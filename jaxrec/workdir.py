@@ -1,0 +1,124 @@
+"""The folder of a run: whether one may begin, or go on, in it; never by accident."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxrec import config, data, record
+from jaxrec.errors import InputError
+from jaxrec.experiment import Experiment
+
+NEW, INTERRUPTED, FINISHED = "new", "interrupted", "finished"
+
+# Options that a run may go on with another value of: they change no bit of an epoch.
+FREE = {
+    "data": ("path",),
+    "train": (
+        "max_epochs",
+        "patience",
+        "checkpoint_every_s",
+        "tensorboard",
+        "show_users",
+    ),
+}
+
+
+def default(built: Experiment) -> Path:
+    """runs/<data>-<method>-seed<seed>, under the current folder."""
+    name, method = built.split.dataset.name, built.config["method"]
+    return Path("runs") / f"{name}-{method}-seed{built.training.seed}"
+
+
+def standing(workdir: Path, built: Experiment, *, resume: bool) -> str:
+    """NEW, INTERRUPTED or FINISHED: what is in the folder. Writes nothing.
+
+    A run that was stopped before its first checkpoint has nothing to lose: a new one
+    may take its place.
+
+    Raises:
+      InputError: the folder holds something else, or a run and `resume` is False, or
+        one that was started with other options or on other data.
+    """
+    is_finished = (workdir / "result.json").exists()
+    has_saved = any((workdir / "checkpoints").glob("[0-9]*"))
+    if not (is_finished or has_saved):
+        check_is_free(workdir)
+        if resume:
+            raise InputError(f"there is no run to resume in {workdir}: drop --resume.")
+        return NEW
+    if not resume:
+        raise InputError(
+            f"{workdir} holds a run already. Add --resume to go on with it, or choose "
+            "another --workdir."
+        )
+    old = check_options(workdir, built.config)
+    check_data(workdir, built)
+    limits = [
+        [of["train"].get(key) for key in ("max_epochs", "patience")]
+        for of in (old, built.config)
+    ]
+    return FINISHED if is_finished and limits[0] == limits[1] else INTERRUPTED
+
+
+def begin(workdir: Path, built: Experiment) -> None:
+    """Makes the folder and writes what it was started with."""
+    statistics = {**data.statistics(built.split), "split_sha256": built.split.sha256()}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        record.write_json(workdir / "data.json", statistics)
+        record.write_json(workdir / "config.json", built.config)
+    except OSError as error:
+        raise InputError(
+            f"--workdir {workdir} cannot be written: {error.strerror}. Choose another."
+        ) from None
+
+
+def check_is_free(workdir: Path) -> None:
+    """Raises InputError if the folder holds anything that a new run would bury."""
+    ours = {"checkpoints", "config.json", "data.json", "metrics.jsonl", "tensorboard"}
+    try:
+        names = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
+    except OSError as error:
+        raise InputError(
+            f"--workdir {workdir} cannot be used: {error.strerror}. Choose another."
+        ) from None
+    if strange := sorted(names - ours)[:3]:
+        raise InputError(
+            f"{workdir} is not empty, and holds no run of ours: {', '.join(strange)}. "
+            "Choose another --workdir."
+        )
+
+
+def check_options(workdir: Path, settings: Mapping) -> dict:
+    """The config of the run in the folder.
+
+    Raises:
+      InputError: a run would go on with another value of an option that matters.
+    """
+    path = workdir / "config.json"
+    old = config.from_json(path.read_text(), source=str(path)) if path.exists() else {}
+    differences = [
+        f"{section}.{key} was {value!r}, is {settings.get(section, {}).get(key)!r}"
+        for section in config.SECTIONS
+        for key, value in old.get(section, {}).items()
+        if key not in FREE.get(section, ())
+        and settings.get(section, {}).get(key) != value
+    ]
+    if differences or not old:
+        raise InputError(
+            f"the run in {workdir} was started with other options: "
+            f"{'; '.join(differences) or 'its config.json is gone'}. Give the same "
+            "ones, or another --workdir."
+        )
+    return old
+
+
+def check_data(workdir: Path, built: Experiment) -> None:
+    """Raises InputError unless the run was started on this very split."""
+    old = record.read_json(workdir / "data.json").get("split_sha256", "")
+    new = built.split.sha256()
+    if old != new:
+        raise InputError(
+            f"the run in {workdir} was started on other data: its split has the hash "
+            f"{old[:12]}, this one {new[:12]}. Restore the file, or set "
+            "--config.data.path to where it is."
+        )
