@@ -1,5 +1,6 @@
 """The loop: it learns, resumes to the bit, refuses what it must, and records."""
 
+import functools
 import json
 import os
 import signal
@@ -427,15 +428,19 @@ def test_unpacked_rows_train_the_same(frame):
     )
     assert plan.num_rows < apart.num_rows
     train_end_U = np.asarray(built.split.train_end, np.int32)
+    state = jax.jit(lambda: steps.init_state(built.recipe))()
+    step = jax.jit(
+        functools.partial(steps.train_steps, recipe=built.recipe),
+        static_argnames="num_rows",
+    )
     results = [
-        steps.train_step(
-            steps.init_state(built.recipe),
-            built.recipe,
+        step(
+            state,
             built.log,
-            jax.numpy.asarray(train_end_U),
+            train_end_U,
             built.items,
-            jax.numpy.asarray(of.user_SB[0]),
-            jax.numpy.asarray(of.slot_SB[0]),
+            of.user_SB[:1],
+            of.slot_SB[:1],
             num_rows=of.num_rows,
         )
         for of in (plan, apart)
