@@ -210,6 +210,28 @@ def test_every_encoder_and_loss_learns(tmp_path, frame, model, loss):
     assert losses[-1] < losses[0]
 
 
+def test_bfloat16_adamw_warm_up_clipping_and_average_learn(tmp_path, frame):
+    config = settings(max_epochs=6, ema_decay=0.9)
+    config["model"]["dtype"] = "bfloat16"
+    config["optim"] = {
+        "name": "adamw",
+        "learning_rate": 1e-2,
+        "warmup_steps": 4,
+        "decay": "cosine",
+        "decay_steps": 24,
+        "clip_norm": 1.0,
+    }
+    train.train(config, tmp_path / "run", frame=frame, log=quiet)
+    run = restored(tmp_path / "run", config, frame)
+    leaves = jax.tree.leaves(run.state.params) + jax.tree.leaves(run.state.ema)
+    assert {leaf.dtype for leaf in leaves} == {np.dtype(np.float32)}
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert losses[-1] < 0.97 * losses[0]
+
+
 def test_full_cross_entropy_beats_bce_with_one_negative(tmp_path):
     """The paper's claim in small: same encoder, same data, another loss."""
     frame = log_frame(num_users=500, num_items=200)
