@@ -61,10 +61,9 @@ def compact(weight_BL: Array) -> tuple[Array, Array]:
     return index_N.astype(jnp.int32), has_weight_N.sum(dtype=jnp.int32)
 
 
-# Scores held at a time by one chunk of `ce`: 2^22 float32 (16 MiB). Timings are flat
-# from a quarter to twice of it on a CPU; below, the matmuls are too thin, and above,
-# the chunk falls out of the cache.
-_CHUNK_SCORES = 2**22
+# Scores held at a time by one chunk of `ce`: 2^21 float32 (8 MiB). On a CPU fewer make
+# the matmuls too thin and more fall out of the cache: benchmarks/cpu_choices.py.
+_CHUNK_SCORES = 2**21
 
 
 def chunk_size(num_rows: int, num_positions: int) -> int:
