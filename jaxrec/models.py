@@ -39,7 +39,7 @@ def mask_id(num_items: int) -> int:
 def dropout(key: Array, x: Array, rate: float) -> Array:
     """Zeroes entries of x with probability round(rate * 2^16) / 2^16, scales the rest.
 
-    Two draws share one 32-bit random word: on a CPU that takes a third of the time of
+    Two draws share one 32-bit random word: on a CPU that takes half the time of
     `jax.random.bernoulli`, which draws a float an entry, and attention draws the most.
 
     Args:
