@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from jaxrec import __version__
 from jaxrec.errors import InputError
 
 
@@ -46,8 +47,8 @@ def date() -> str:
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a result."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pandas")
-    found = {"python": platform.python_version()}
-    for package in ("jaxrec", *packages):
+    found = {"python": platform.python_version(), "jaxrec": __version__}
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
