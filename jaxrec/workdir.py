@@ -50,13 +50,15 @@ def standing(workdir: Path, built: Experiment, *, resume: bool) -> str:
             f"{workdir} holds a run already. Add --resume to go on with it, or choose "
             "another --workdir."
         )
-    old = check_options(workdir, built.config)
+    check_options(workdir, built.config)
     check_data(workdir, built)
-    limits = [
-        [of["train"].get(key) for key in ("max_epochs", "patience")]
-        for of in (old, built.config)
-    ]
-    return FINISHED if is_finished and limits[0] == limits[1] else INTERRUPTED
+    if not is_finished:
+        return INTERRUPTED
+    # By the result's own config: config.json may be of a run that goes on from it.
+    ended = record.read_json(workdir / "result.json")["config"]["train"]
+    wanted = built.config["train"]
+    limits = ("max_epochs", "patience")
+    return FINISHED if all(ended[k] == wanted[k] for k in limits) else INTERRUPTED
 
 
 def begin(workdir: Path, built: Experiment) -> None:
@@ -88,12 +90,8 @@ def check_is_free(workdir: Path) -> None:
         )
 
 
-def check_options(workdir: Path, settings: Mapping) -> dict:
-    """The config of the run in the folder.
-
-    Raises:
-      InputError: a run would go on with another value of an option that matters.
-    """
+def check_options(workdir: Path, settings: Mapping) -> None:
+    """Raises InputError if a run would go on with another value of what matters."""
     path = workdir / "config.json"
     old = config.from_json(path.read_text(), source=str(path)) if path.exists() else {}
     differences = [
@@ -109,7 +107,6 @@ def check_options(workdir: Path, settings: Mapping) -> dict:
             f"{'; '.join(differences) or 'its config.json is gone'}. Give the same "
             "ones, or another --workdir."
         )
-    return old
 
 
 def check_data(workdir: Path, built: Experiment) -> None:
