@@ -10,6 +10,7 @@ are in `datasets`.
 """
 
 import dataclasses
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -62,6 +63,10 @@ class Dataset:
 
     def sha256(self) -> str:
         """Hash of offsets, items and both id tables: equal logs, equal hash."""
+        return self._sha256
+
+    @functools.cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256()
         digest.update(np.ascontiguousarray(self.offsets, "<i8").data)
         digest.update(np.ascontiguousarray(self.items, "<i4").data)
@@ -133,6 +138,10 @@ class Split:
 
     def sha256(self) -> str:
         """Hash of the log and of every boundary: equal splits, equal hash."""
+        return self._sha256
+
+    @functools.cached_property
+    def _sha256(self) -> str:
         digest = hashlib.sha256(self.dataset.sha256().encode())
         for array in (self.train_end, *self.valid, *self.test):
             digest.update(np.ascontiguousarray(array, "<i8").data)

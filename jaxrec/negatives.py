@@ -85,7 +85,7 @@ def unseen_count(seen_L: jax.Array, pool: Pool) -> jax.Array:
 
 @jax.jit
 def unseen_counts(seen_BL: jax.Array, pool: Pool) -> jax.Array:
-    """unseen_count of each row, int32 [B]: what check_enough takes at start-up."""
+    """unseen_count of each row, int32 [B]: what check_enough takes."""
     return jax.vmap(unseen_count, in_axes=(0, None))(seen_BL, pool)
 
 

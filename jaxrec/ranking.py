@@ -111,7 +111,6 @@ def _count(score_BC, target_score_B, target_B, seen: Seen, first: int | Array):
     in_chunk_H = seen.is_valid_H & (column_H >= 0) & (column_H < num_columns)
     score_H = score_BC[seen.row_H, jnp.clip(column_H, 0, num_columns - 1)]
     at_least_H = in_chunk_H & (score_H >= target_score_B[seen.row_H])
-    at_least_H &= seen.item_H != target_B[seen.row_H]
     return _Counts(
         is_better_BC.sum(axis=1, dtype=jnp.int32),
         is_tied_BC.sum(axis=1, dtype=jnp.int32),
