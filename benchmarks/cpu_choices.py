@@ -1,104 +1,220 @@
-"""Which dropout draws, and how many positions a chunk of the softmax, on this device?
+"""Which way of computing a step's parts is the fastest on this device?
 
     python -m benchmarks.cpu_choices
 
-Two choices of the library that were made by timing: how `models.dropout` draws its
-mask, and how many scores `losses.ce` holds at a time. Each round times every variant
-once, in turn, so that a machine whose speed drifts treats all alike; a row has the
-median and the range over rounds.
+The choices of the library that were made by timing, each against what one would write
+first: the mask of a dropout, attention and its backward pass, the gradient of a dense
+layer, and the tiles of the softmax. Each round times every variant once, in turn, so
+that a machine whose speed drifts treats all alike; a row has the median and the range
+over rounds, and the bytes that the compiled program needs beside its arguments.
 """
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
-from jaxrec import losses, models, record
+from jaxrec import attention, dropout, layers, record, softmax
 
 ROUNDS = 7
-SHAPE = (70, 1, 200, 200)  # attention of a packed batch of ML-1M
-POSITIONS, ITEMS, WIDTH = 13_824, 3_416, 64  # its targets, its catalogue
+ROWS, LENGTH, WIDTH = 80, 200, 64  # a packed batch of ML-1M
+Variant = tuple[str, Callable, tuple]
 
 
-def dropout_variants() -> dict[str, Callable[[], jax.Array]]:
+@contextmanager
+def setting(module: Any, **values: Any) -> Iterator[None]:
+    """Constants of a module, which are read while a program is traced."""
+    shipped = {name: getattr(module, name) for name in values}
+    for name, value in values.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in shipped.items():
+            setattr(module, name, value)
+
+
+def dropout_variants() -> Iterator[Variant]:
     """The mask of one layer's attention, by generator."""
-    x = jnp.ones(SHAPE)
-    key, rbg = jax.random.key(0), jax.random.key(0, impl="rbg")
+    x = jnp.ones((ROWS, 1, LENGTH, LENGTH))
 
-    @jax.jit
-    def bernoulli(key):
-        return jnp.where(jax.random.bernoulli(key, 0.9, SHAPE), x / 0.9, 0)
+    def bernoulli(key, x):
+        return jnp.where(jax.random.bernoulli(key, 0.9, x.shape), x / 0.9, 0)
 
-    shipped = jax.jit(lambda key: models.dropout(key, x, 0.1))
-    return {
-        "dropout: bernoulli, threefry": lambda: bernoulli(key),
-        "dropout: bernoulli, rbg": lambda: bernoulli(rbg),
-        "dropout: 16-bit, threefry (shipped)": lambda: shipped(key),
-        "dropout: 16-bit, rbg": lambda: shipped(rbg),
-    }
+    yield "dropout: bernoulli, threefry", bernoulli, (jax.random.key(0), x)
+    rbg = jax.random.key(0, impl="rbg")
+    yield "dropout: bernoulli, rbg", bernoulli, (rbg, x)
+    shipped = lambda key, x: dropout.dropout(key, x, 0.1)  # noqa: E731
+    yield "dropout: shipped", shipped, (jax.random.key(0), x)
 
 
-def ce_variants() -> dict[str, Callable[[], jax.Array]]:
-    """Loss and both gradients of one batch, by the scores that a chunk holds."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    hidden_BLD = jax.random.normal(keys[0], (1, POSITIONS, WIDTH))
-    table_VD = 0.02 * jax.random.normal(keys[1], (ITEMS + 1, WIDTH))
-    target_BL = jax.random.randint(keys[2], (1, POSITIONS), 1, ITEMS + 1)
-    weight_BL = jnp.ones((1, POSITIONS))
-    candidates = losses.Catalogue(jnp.arange(ITEMS + 1) > 0)
-
-    def variant(log2_scores: int) -> Callable[[], jax.Array]:
-        def loss(hidden_BLD, table_VD):
-            return losses.ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates)[0]
-
-        losses._CHUNK_SCORES = 2**log2_scores  # read while tracing
-        step = jax.jit(jax.grad(loss, (0, 1)))
-        jax.block_until_ready(step(hidden_BLD, table_VD))
-        return lambda: step(hidden_BLD, table_VD)
-
-    shipped = losses._CHUNK_SCORES
-    variants = {
-        f"ce: 2^{n} scores a chunk{' (shipped)' if 2**n == shipped else ''}": variant(n)
-        for n in (18, 20, 21, 22, 23, 26)
-    }
-    losses._CHUNK_SCORES = shipped
-    return variants
+def textbook_attention(query, key, value, segment_RT, dropout_key):
+    """What autodiff makes of the formula."""
+    score = jnp.einsum("rthk,rmhk->rhtm", query, key) / WIDTH**0.5
+    mask = segment_RT[:, None, :, None] == segment_RT[:, None, None]
+    mask &= jnp.tri(LENGTH, dtype=bool)
+    share = jax.nn.softmax(jnp.where(mask, score, -1e30))
+    share = dropout.dropout(dropout_key, share, 0.1)
+    return jnp.einsum("rhtm,rmhk->rthk", share, value)
 
 
-def interleaved(variants: dict[str, Callable[[], jax.Array]]) -> list[dict]:
+def shipped_attention(query, key, value, segment_RT, dropout_key):
+    return attention.attend(
+        query,
+        key,
+        value,
+        segment_RT,
+        is_causal=True,
+        rate=0.1,
+        dropout_key=dropout_key,
+    )
+
+
+def attention_variants() -> Iterator[Variant]:
+    """Forward and backward of causal attention over packed rows."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (ROWS, LENGTH, 1, WIDTH)
+    *arrays, grad = (jax.random.normal(key, shape) for key in keys)
+    segment_RT = jnp.ones((ROWS, LENGTH), jnp.int32)
+
+    def both(attend: Callable, most_queries: int = LENGTH) -> Callable:
+        def step(query, key, value, grad, dropout_key):
+            with setting(attention, _MOST_QUERIES=most_queries):
+                out, vjp = jax.vjp(
+                    lambda *arrays: attend(*arrays, segment_RT, dropout_key),
+                    *(query, key, value),
+                )
+            return out, vjp(grad)
+
+        return step
+
+    arguments = (*arrays, grad, jax.random.key(1))
+    yield "attention: autodiff", both(textbook_attention), arguments
+    shipped = attention._MOST_QUERIES
+    for most in (LENGTH, shipped, 64, 40):
+        blocks = -(-LENGTH // most)
+        name = f"attention: {blocks} block{'s' if blocks > 1 else ''} of queries"
+        mark = " (shipped)" if most == shipped else ""
+        yield name + mark, both(shipped_attention, most), arguments
+
+
+def dense_variants() -> Iterator[Variant]:
+    """Forward and backward of drop(W2 relu(drop(W1 x)))."""
+    x_RTD, grad_RTD = (
+        jax.random.normal(key, (ROWS, LENGTH, WIDTH))
+        for key in jax.random.split(jax.random.key(0))
+    )
+
+    def feed_forward(dense: Callable) -> Variant:
+        first, second = dense(), dense()
+        params = first.init(jax.random.key(1), x_RTD)
+
+        def fn(params, x, key):
+            key_1, key_2 = jax.random.split(key)
+            y = nn.relu(dropout.dropout(key_1, first.apply(params, x), 0.1))
+            return dropout.dropout(key_2, second.apply(params, y), 0.1)
+
+        def step(params, x, grad, key):
+            out, vjp = jax.vjp(lambda params, x: fn(params, x, key), params, x)
+            return out, vjp(grad)
+
+        arguments = (params, x_RTD, grad_RTD, jax.random.key(2))
+        return "", step, arguments
+
+    yield "dense: nn.Dense", *feed_forward(lambda: nn.Dense(WIDTH))[1:]
+    shipped = feed_forward(lambda: layers.Dense(WIDTH, jnp.float32))
+    yield "dense: shipped", *shipped[1:]
+
+
+def softmax_variants() -> Iterator[Variant]:
+    """Loss and both gradients of one batch of ML-1M and of Beauty, by tile."""
+    for name, num_rows, num_positions, tilings in (
+        ("ml-1m", 3_417, 13_488, [(2**n, 64) for n in (19, 21, 23, 26)]),
+        ("beauty", 54_543, 720, [(2**21, 8), (2**23, 8), (2**26, 8)]),
+        ("beauty", 54_543, 720, [(2**21, n) for n in (128, 256, 384, 720)]),
+    ):
+        keys = jax.random.split(jax.random.key(0), 3)
+        hidden_ND = jax.random.normal(keys[0], (num_positions, WIDTH))
+        table_VD = 0.02 * jax.random.normal(keys[1], (num_rows, WIDTH))
+        positions = softmax.Positions(
+            jax.random.randint(keys[2], (num_positions,), 1, num_rows),
+            jnp.ones((num_positions,)),
+            jnp.zeros((num_positions,), jnp.int32),
+            jnp.int32(num_positions),
+        )
+        allowed_V = jnp.arange(num_rows) > 0
+        shipped = softmax.tile_shape(num_rows, num_positions)
+        for scores, cut in tilings:
+            values = {"TILE_SCORES": scores, "_CUT_POSITIONS": cut}
+
+            def step(*arguments, values=values):
+                with setting(softmax, **values):
+                    return jax.value_and_grad(softmax.loss_sum, (0, 1))(
+                        *arguments, None
+                    )
+
+            with setting(softmax, **values):
+                shape = softmax.tile_shape(num_rows, num_positions)
+            mark = " (shipped)" if shape == shipped else ""
+            arguments = (hidden_ND, table_VD, positions, allowed_V)
+            yield f"softmax {name}: tile {shape}{mark}", step, arguments
+
+
+def interleaved(variants: list[Variant]) -> list[dict]:
     """Milliseconds of each variant: median and range over the rounds."""
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    programs = {
+        name: (jax.jit(fn).lower(*arguments).compile(), arguments)
+        for name, fn, arguments in variants
+    }
+    times: dict[str, list[float]] = {name: [] for name in programs}
     for round_ in range(ROUNDS + 1):
-        for name, run in variants.items():
+        for name, (program, arguments) in programs.items():
             began = time.perf_counter()
-            jax.block_until_ready(run())
-            if round_ > 0:  # the first compiles
+            jax.block_until_ready(program(*arguments))
+            if round_ > 0:  # the first warms up
                 times[name].append(1e3 * (time.perf_counter() - began))
     return [
         {
             "system": name,
             "ms": round(statistics.median(ms), 2),
             "spread": [round(min(ms), 2), round(max(ms), 2)],
+            "temp_mb": round(
+                programs[name][0].memory_analysis().temp_size_in_bytes / 2**20, 1
+            ),
         }
         for name, ms in times.items()
     ]
 
 
 def main() -> None:
-    rows = interleaved(dropout_variants()) + interleaved(ce_variants())
-    for row in rows:
-        low, high = row["spread"]
-        print(f"{row['system']:<38}{row['ms']:8.1f} ms  ({low:.1f} to {high:.1f})")
+    rows = []
+    for variants in (
+        dropout_variants,
+        attention_variants,
+        dense_variants,
+        softmax_variants,
+    ):
+        for row in interleaved(list(variants())):
+            low, high = row["spread"]
+            print(
+                f"{row['system']:<44}{row['ms']:8.1f} ms  ({low:.1f} to {high:.1f})"
+                f"{row['temp_mb']:8.0f} MB",
+                flush=True,
+            )
+            rows.append(row)
     device = jax.devices()[0].platform
     folder = Path(__file__).parent / "results" / "cpu_choices"
     folder.mkdir(parents=True, exist_ok=True)
     record.write_json(
         folder / f"{device}-{record.date()}.json",
         {
-            "question": "which dropout draws, and how many scores a chunk of ce",
+            "question": "which way of computing a step's parts is the fastest",
             "command": record.command(),
             "commit": record.commit(),
             "date": record.date(),

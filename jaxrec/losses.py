@@ -22,6 +22,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec import softmax
+
 Array = jax.Array
 
 
@@ -61,17 +63,6 @@ def compact(weight_BL: Array) -> tuple[Array, Array]:
     return index_N.astype(jnp.int32), has_weight_N.sum(dtype=jnp.int32)
 
 
-# Scores held at a time by one chunk of `ce`: 2^21 float32 (8 MiB). On a CPU fewer make
-# the matmuls too thin and more fall out of the cache: benchmarks/cpu_choices.py.
-_CHUNK_SCORES = 2**21
-
-
-def chunk_size(num_rows: int, num_positions: int) -> int:
-    """Positions a chunk, a multiple of 8 and at least 64, from the shapes alone."""
-    size = max(64, _CHUNK_SCORES // num_rows // 8 * 8)
-    return min(size, -(-num_positions // 8) * 8)
-
-
 def ce(
     hidden_BLD: Array,
     table_VD: Array,
@@ -79,14 +70,12 @@ def ce(
     weight_BL: Array,
     candidates: Catalogue,
 ) -> tuple[Array, Array]:
-    """Full softmax cross-entropy, never storing more than a chunk of the scores.
+    """Full softmax cross-entropy, never storing more than a tile of the scores.
 
     sum_n w_n (logsumexp_{v in C_n} s_nv - s_n,target), s = hidden table^T, where C_n is
     the allowed items less the excluded ones of n's sequence, and always the target.
 
-    The gradients are formed in the forward pass, chunk by chunk of the positions that
-    have a weight, and scaled by the incoming cotangent in the backward pass: three
-    matmuls of the minimum three, and memory of one chunk.
+    Only positions with a weight are computed; how is told in `softmax`.
 
     Args:
       hidden_BLD: float, any dtype; cast to float32.
@@ -107,117 +96,24 @@ def ce(
     """
     length, width = hidden_BLD.shape[1:]
     index_N, count = compact(weight_BL)
-    hidden_ND = hidden_BLD.astype(jnp.float32).reshape(-1, width)
-    hidden_ND = hidden_ND.at[index_N].get(mode="fill", fill_value=0)
-    flat = _Positions(
-        target_N=target_BL.reshape(-1).at[index_N].get(mode="fill", fill_value=0),
-        weight_N=weight_BL.reshape(-1).at[index_N].get(mode="fill", fill_value=0),
+
+    def compacted(x_N):
+        return x_N.at[index_N].get(mode="fill", fill_value=0)
+
+    positions = softmax.Positions(
+        target_N=compacted(target_BL.reshape(-1)),
+        weight_N=compacted(weight_BL.reshape(-1)),
         sequence_N=jnp.minimum(index_N, weight_BL.size - 1) // length,
         count=count,
     )
-    loss_sum = _chunked_ce(hidden_ND, table_VD, flat, candidates)
+    loss_sum = softmax.loss_sum(
+        compacted(hidden_BLD.astype(jnp.float32).reshape(-1, width)),
+        table_VD,
+        positions,
+        candidates.allowed_V,
+        candidates.excluded_BX,
+    )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
-
-
-class _Positions(NamedTuple):
-    """Positions with a target, the first `count` of N, in the order of sequences."""
-
-    target_N: Array
-    weight_N: Array
-    sequence_N: Array
-    count: Array
-
-
-@jax.custom_vjp
-def _chunked_ce(
-    hidden_ND: Array, table_VD: Array, flat: _Positions, candidates: Catalogue
-) -> Array:
-    return _scan_ce(hidden_ND, table_VD, flat, candidates, with_gradients=False)[0]
-
-
-def _chunked_ce_forward(hidden_ND, table_VD, flat, candidates):
-    loss_sum, *gradients = _scan_ce(
-        hidden_ND, table_VD, flat, candidates, with_gradients=True
-    )
-    return loss_sum, gradients
-
-
-def _chunked_ce_backward(gradients, cotangent):
-    hidden_grad_ND, table_grad_VD = gradients
-    return cotangent * hidden_grad_ND, cotangent * table_grad_VD, None, None
-
-
-_chunked_ce.defvjp(_chunked_ce_forward, _chunked_ce_backward)
-
-
-def _scan_ce(hidden_ND, table_VD, flat, candidates, *, with_gradients: bool):
-    """Loop over as many chunks as the positions fill: (sum, dhidden, dtable)."""
-    num_positions, width = hidden_ND.shape
-    size = chunk_size(table_VD.shape[0], num_positions)
-    num_padded = -(-num_positions // size) * size
-    hidden_ND = jnp.pad(hidden_ND, ((0, num_padded - num_positions), (0, 0)))
-    pad = (0, num_padded - num_positions)
-    target_N = jnp.pad(flat.target_N, pad)
-    weight_N = jnp.pad(flat.weight_N, pad)
-    sequence_N = jnp.pad(flat.sequence_N, pad, mode="edge")
-
-    def body(i, carry):
-        loss_sum, hidden_grad_ND, table_grad_VD = carry
-
-        def chunk(x):
-            return jax.lax.dynamic_slice_in_dim(x, i * size, size)
-
-        hidden_nD, target_n, weight_n = map(chunk, (hidden_ND, target_N, weight_N))
-        score_nV = jnp.dot(hidden_nD, table_VD.T, preferred_element_type=jnp.float32)
-        is_target_nV = target_n[:, None] == jnp.arange(table_VD.shape[0])[None]
-        is_candidate_nV = _candidate_mask(candidates, chunk(sequence_N))
-        score_nV = jnp.where(is_candidate_nV | is_target_nV, score_nV, -jnp.inf)
-        highest_n1 = score_nV.max(axis=-1, keepdims=True)
-        unnormalised_nV = jnp.exp(score_nV - highest_n1)
-        total_n1 = unnormalised_nV.sum(axis=-1, keepdims=True)
-        target_score_n1 = jnp.take_along_axis(score_nV, target_n[:, None], axis=-1)
-        # In this order: a large highest score would swallow the logarithm.
-        loss_n1 = jnp.log(total_n1) + (highest_n1 - target_score_n1)
-        loss_sum += jnp.where(weight_n > 0, weight_n * loss_n1[:, 0], 0).sum()
-        if with_gradients:
-            grad_nV = unnormalised_nV * (weight_n[:, None] / total_n1)
-            grad_nV -= jnp.where(is_target_nV, weight_n[:, None], 0)
-            hidden_grad_ND = jax.lax.dynamic_update_slice_in_dim(
-                hidden_grad_ND, jnp.dot(grad_nV, table_VD), i * size, 0
-            )
-            table_grad_VD += jnp.dot(grad_nV.T, hidden_nD)
-        return loss_sum, hidden_grad_ND, table_grad_VD
-
-    grad_shape = (num_padded, width) if with_gradients else (0, width)
-    start = (
-        jnp.zeros((), jnp.float32),
-        jnp.zeros(grad_shape, jnp.float32),
-        jnp.zeros_like(table_VD),
-    )
-    num_chunks = (flat.count + size - 1) // size
-    loss_sum, hidden_grad_ND, table_grad_VD = jax.lax.fori_loop(
-        0, num_chunks, body, start
-    )
-    return loss_sum, hidden_grad_ND[:num_positions], table_grad_VD
-
-
-def _candidate_mask(candidates: Catalogue, sequence_n: Array) -> Array:
-    """Which rows of the table a chunk's positions compete with: bool [n or 1, V]."""
-    allowed_1V = candidates.allowed_V[None]
-    if candidates.excluded_BX is None:
-        return allowed_1V
-    # The n positions of a chunk are in the order of sequences and belong to at most n
-    # of them: one mask for each, no more than the chunk's own scores. They are counted
-    # off, since sequences without a position may leave wide gaps between them.
-    num_local = min(len(sequence_n), candidates.excluded_BX.shape[0])
-    local_n = jnp.cumsum(jnp.diff(sequence_n, prepend=sequence_n[:1]) > 0)
-    sequence_G = jnp.zeros((num_local,), jnp.int32).at[local_n].set(sequence_n)
-    excluded_GX = candidates.excluded_BX[sequence_G]
-    mask_GV = jnp.broadcast_to(allowed_1V, (num_local, allowed_1V.shape[1]))
-    mask_GV = mask_GV.at[jnp.arange(num_local)[:, None], excluded_GX].set(False)
-    # Id 0 pads the list of the excluded; whether PAD competes is for allowed_V to say.
-    mask_GV = mask_GV.at[:, 0].set(candidates.allowed_V[0])
-    return mask_GV[local_n]
 
 
 def sampled_ce(
@@ -313,7 +209,7 @@ def gbce(
         weight_BL.reshape(-1),
         candidates.negative_BLS.reshape(-1, num_negatives),
     )
-    size = max(64, _CHUNK_SCORES // (num_negatives * width))
+    size = max(64, softmax.TILE_SCORES // (num_negatives * width))
     loss_sum = _sum_over_chunks(one_position, arrays, size=size)
     return loss_sum / (1 + num_negatives), weight_BL.sum(dtype=jnp.float32)
 

@@ -22,152 +22,35 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrec.errors import InputError
+from jaxrec.layers import (
+    EMBEDDING_STDDEV,
+    PAD,
+    Attention,
+    Dense,
+    Dropout,
+    Initializer,
+    ItemEmbedding,
+    layer_norm,
+    normalised,
+)
 
-PAD = 0
-_EMBEDDING_STDDEV = 0.02
+__all__ = [
+    "BERT4Rec",
+    "ENCODERS",
+    "GRU4Rec",
+    "PAD",
+    "PreNormSASRec",
+    "SASRec",
+    "mask_id",
+    "num_parameters",
+]
 
 Array = jax.Array
-Initializer = Any
 
 
 def mask_id(num_items: int) -> int:
     """The row of the item table that stands for a hidden item (cloze only)."""
     return num_items + 1
-
-
-def dropout(key: Array, x: Array, rate: float) -> Array:
-    """Zeroes entries of x with probability round(rate * 2^16) / 2^16, scales the rest.
-
-    Two draws share one 32-bit random word: on a CPU that takes half the time of
-    `jax.random.bernoulli`, which draws a float an entry, and attention draws the most.
-
-    Args:
-      key: consumed.
-      x: any shape and float dtype.
-      rate: in [0, 1).
-
-    Returns:
-      x's shape and dtype, with the same mean.
-    """
-    threshold = round(rate * 2**16)
-    if not 0 <= threshold < 2**16:
-        raise InputError(f"a dropout rate must be in [0, 1): got {rate}.")
-    words = jax.random.bits(key, (-(-x.size // 2),), jnp.uint32)
-    draws = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: x.size]
-    keep = (draws >= threshold).reshape(x.shape)
-    scale = jnp.asarray(2**16 / (2**16 - threshold), x.dtype)
-    return jnp.where(keep, x * scale, jnp.zeros((), x.dtype))
-
-
-class Dropout(nn.Module):
-    """`dropout` under the "dropout" stream; the identity unless train."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        if not train or self.rate == 0.0:
-            return x
-        return dropout(self.make_rng("dropout"), x, self.rate)
-
-
-class ItemEmbedding(nn.Module):
-    """The item table [V, D]: PAD is a row of zeros, the rest N(0, 0.02)."""
-
-    num_rows: int
-    width: int
-
-    def setup(self):
-        self.table_VD = self.param("table", _table_init, (self.num_rows, self.width))
-
-    def __call__(self, tokens_RT: Array) -> Array:
-        return self.table_VD[tokens_RT]
-
-
-def _table_init(key: Array, shape: tuple[int, int]) -> Array:
-    table_VD = _EMBEDDING_STDDEV * jax.random.normal(key, shape, jnp.float32)
-    return table_VD.at[PAD].set(0.0)
-
-
-def attention_mask(segment_RT: Array, *, is_causal: bool) -> Array:
-    """Who may look at whom: bool [R, 1, T, M], True in a segment, and back if causal.
-
-    Padding is segment 0 and sees only padding, so every row of the mask has a True.
-    """
-    mask_RTM = segment_RT[:, :, None] == segment_RT[:, None, :]
-    if is_causal:
-        length = segment_RT.shape[1]
-        mask_RTM &= jnp.tril(jnp.ones((length, length), bool))[None]
-    return mask_RTM[:, None]
-
-
-class Attention(nn.Module):
-    """Multi-head attention with dropout on the probabilities.
-
-    softmax(Q K^T / sqrt(K)) V with biased projections; the softmax is float32.
-
-    Attributes:
-      num_heads: divides the width of the input.
-      dropout: rate on the attention probabilities.
-      dtype: of the computation; parameters are float32.
-      projection_init: of query, key and value; the output projection is N(0, 0.02).
-    """
-
-    num_heads: int
-    dropout: float
-    dtype: Any
-    projection_init: Initializer
-
-    @nn.compact
-    def __call__(
-        self, query_RTD: Array, memory_RTD: Array, mask_R1TM: Array, *, train: bool
-    ) -> Array:
-        width = query_RTD.shape[-1]
-        if width % self.num_heads:
-            raise InputError(
-                "model.width must be a multiple of model.num_heads: got "
-                f"width={width}, num_heads={self.num_heads}."
-            )
-        heads = (self.num_heads, width // self.num_heads)
-
-        def project(name: str, x_RTD: Array) -> Array:
-            dense = nn.Dense(
-                width, dtype=self.dtype, kernel_init=self.projection_init, name=name
-            )
-            return dense(x_RTD).reshape(*x_RTD.shape[:-1], *heads)
-
-        query_RTHK = project("query", query_RTD) * jnp.asarray(
-            heads[1] ** -0.5, self.dtype
-        )
-        key_RMHK = project("key", memory_RTD)
-        value_RMHK = project("value", memory_RTD)
-        score_RHTM = jnp.einsum(
-            "rthk,rmhk->rhtm", query_RTHK, key_RMHK, preferred_element_type=jnp.float32
-        )
-        score_RHTM = jnp.where(mask_R1TM, score_RHTM, jnp.finfo(jnp.float32).min)
-        probability_RHTM = jax.nn.softmax(score_RHTM, axis=-1).astype(self.dtype)
-        probability_RHTM = Dropout(self.dropout)(probability_RHTM, train=train)
-        mixed_RTHK = jnp.einsum("rhtm,rmhk->rthk", probability_RHTM, value_RMHK)
-        return _dense(width, self.dtype, "output")(mixed_RTHK.reshape(query_RTD.shape))
-
-
-def _dense(width: int, dtype: Any, name: str) -> nn.Dense:
-    init = nn.initializers.normal(_EMBEDDING_STDDEV)
-    return nn.Dense(width, dtype=dtype, kernel_init=init, name=name)
-
-
-def _layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
-    # float32 whatever the compute dtype: the paper's epsilons (1e-8, 1e-12) are far
-    # below the resolution of bfloat16. Two-pass variance: E[x^2] - E[x]^2 cancels.
-    return nn.LayerNorm(
-        epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name
-    )
-
-
-def _normalised(x_RTD: Array, epsilon: float, name: str) -> Array:
-    """LN(x) in x's dtype, with the parameters of the calling module's `name`."""
-    return _layer_norm(epsilon, name)(x_RTD.astype(jnp.float32)).astype(x_RTD.dtype)
 
 
 # The paper's code leaves torch's packed [3D, D] projection at its Xavier-uniform
@@ -187,21 +70,22 @@ class SASRecBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_RTD: Array, mask_R1TM: Array, *, train: bool) -> Array:
+    def __call__(self, x_RTD: Array, segment_RT: Array, *, train: bool) -> Array:
         width = x_RTD.shape[-1]
-        query_RTD = _normalised(x_RTD, 1e-8, "attention_norm")
+        query_RTD = normalised(x_RTD, 1e-8, "attention_norm")
         attention = Attention(
             self.num_heads,
             self.dropout,
-            self.dtype,
-            _packed_xavier_uniform,
+            is_causal=True,
+            dtype=self.dtype,
+            projection_init=_packed_xavier_uniform,
             name="attention",
         )
-        x_RTD = query_RTD + attention(query_RTD, x_RTD, mask_R1TM, train=train)
-        x_RTD = _normalised(x_RTD, 1e-8, "feed_forward_norm")
-        y_RTF = _dense(width, self.dtype, "inner")(x_RTD)
+        x_RTD = query_RTD + attention(query_RTD, x_RTD, segment_RT, train=train)
+        x_RTD = normalised(x_RTD, 1e-8, "feed_forward_norm")
+        y_RTF = Dense(width, self.dtype, name="inner")(x_RTD)
         y_RTF = nn.relu(Dropout(self.dropout)(y_RTF, train=train))
-        y_RTD = _dense(width, self.dtype, "outer")(y_RTF)
+        y_RTD = Dense(width, self.dtype, name="outer")(y_RTF)
         return x_RTD + Dropout(self.dropout)(y_RTD, train=train)
 
 
@@ -213,21 +97,22 @@ class PreNormBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_RTD: Array, mask_R1TM: Array, *, train: bool) -> Array:
+    def __call__(self, x_RTD: Array, segment_RT: Array, *, train: bool) -> Array:
         width = x_RTD.shape[-1]
-        y_RTD = _normalised(x_RTD, 1e-6, "attention_norm")
+        y_RTD = normalised(x_RTD, 1e-6, "attention_norm")
         attention = Attention(
             self.num_heads,
             self.dropout,
-            self.dtype,
-            nn.initializers.xavier_uniform(),
+            is_causal=True,
+            dtype=self.dtype,
+            projection_init=nn.initializers.xavier_uniform(),
             name="attention",
         )
-        y_RTD = attention(y_RTD, y_RTD, mask_R1TM, train=train)
+        y_RTD = attention(y_RTD, y_RTD, segment_RT, train=train)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
-        y_RTD = _normalised(x_RTD, 1e-6, "feed_forward_norm")
-        y_RTF = nn.gelu(_dense(4 * width, self.dtype, "inner")(y_RTD))
-        y_RTD = _dense(width, self.dtype, "outer")(y_RTF)
+        y_RTD = normalised(x_RTD, 1e-6, "feed_forward_norm")
+        y_RTF = nn.gelu(Dense(4 * width, self.dtype, name="inner")(y_RTD))
+        y_RTD = Dense(width, self.dtype, name="outer")(y_RTF)
         return x_RTD + Dropout(self.dropout)(y_RTD, train=train)
 
 
@@ -264,7 +149,7 @@ class SASRec(nn.Module):
 
     def setup(self):
         self.item_embedding = ItemEmbedding(self.num_items + 1, self.width)
-        init = nn.initializers.normal(_EMBEDDING_STDDEV)
+        init = nn.initializers.normal(EMBEDDING_STDDEV)
         shape = (self.num_positions, self.width)
         self.position_table = self.param("position_table", init, shape)
         self.embedding_dropout = Dropout(self.dropout)
@@ -272,7 +157,7 @@ class SASRec(nn.Module):
             self.block(self.num_heads, self.dropout, jnp.dtype(self.dtype))
             for _ in range(self.num_layers)
         ]
-        self.final_norm = _layer_norm(self.final_norm_epsilon, "final_norm")
+        self.final_norm = layer_norm(self.final_norm_epsilon, "final_norm")
 
     def table(self) -> Array:
         """The item table [num_items + 1, D], which scores the hidden states too."""
@@ -282,14 +167,11 @@ class SASRec(nn.Module):
         self, tokens_RT: Array, position_RT: Array, segment_RT: Array, *, train: bool
     ) -> Array:
         dtype = jnp.dtype(self.dtype)
-        is_real_RT1 = (segment_RT > 0)[..., None]
         x_RTD = self.item_embedding(tokens_RT) * self.width**0.5
         x_RTD = x_RTD + self.position_table[position_RT]
         x_RTD = self.embedding_dropout(x_RTD.astype(dtype), train=train)
-        mask_R1TM = attention_mask(segment_RT, is_causal=True)
         for block in self.blocks:
-            x_RTD = block(x_RTD * is_real_RT1.astype(dtype), mask_R1TM, train=train)
-        x_RTD = x_RTD * is_real_RT1.astype(dtype)
+            x_RTD = block(x_RTD, segment_RT, train=train)
         return self.final_norm(x_RTD.astype(jnp.float32))
 
 
@@ -310,22 +192,23 @@ class BERT4RecBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x_RTD: Array, mask_R1TM: Array, *, train: bool) -> Array:
+    def __call__(self, x_RTD: Array, segment_RT: Array, *, train: bool) -> Array:
         attention = Attention(
             self.num_heads,
             self.attention_dropout,
-            self.dtype,
-            nn.initializers.normal(_EMBEDDING_STDDEV),
+            is_causal=False,
+            dtype=self.dtype,
+            projection_init=nn.initializers.normal(EMBEDDING_STDDEV),
             name="attention",
         )
-        y_RTD = attention(x_RTD, x_RTD, mask_R1TM, train=train)
+        y_RTD = attention(x_RTD, x_RTD, segment_RT, train=train)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
-        x_RTD = _normalised(x_RTD, 1e-12, "attention_norm")
-        y_RTF = _dense(self.inner_width, self.dtype, "inner")(x_RTD)
+        x_RTD = normalised(x_RTD, 1e-12, "attention_norm")
+        y_RTF = Dense(self.inner_width, self.dtype, name="inner")(x_RTD)
         y_RTF = nn.gelu(y_RTF, approximate=False)
-        y_RTD = _dense(x_RTD.shape[-1], self.dtype, "outer")(y_RTF)
+        y_RTD = Dense(x_RTD.shape[-1], self.dtype, name="outer")(y_RTF)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
-        return _normalised(x_RTD, 1e-12, "feed_forward_norm")
+        return normalised(x_RTD, 1e-12, "feed_forward_norm")
 
 
 class BERT4Rec(nn.Module):
@@ -358,11 +241,11 @@ class BERT4Rec(nn.Module):
 
     def setup(self):
         self.item_embedding = ItemEmbedding(mask_id(self.num_items) + 1, self.width)
-        init = nn.initializers.normal(_EMBEDDING_STDDEV)
+        init = nn.initializers.normal(EMBEDDING_STDDEV)
         shape = (self.num_positions, self.width)
         self.position_table = self.param("position_table", init, shape)
         self.type_D = self.param("type_embedding", init, (self.width,))
-        self.embedding_norm = _layer_norm(1e-12, "embedding_norm")
+        self.embedding_norm = layer_norm(1e-12, "embedding_norm")
         self.embedding_dropout = Dropout(self.dropout)
         self.blocks = [
             BERT4RecBlock(
@@ -385,9 +268,8 @@ class BERT4Rec(nn.Module):
         x_RTD = self.item_embedding(tokens_RT) + self.position_table[position_RT]
         x_RTD = self.embedding_norm(x_RTD + self.type_D[None, None])
         x_RTD = self.embedding_dropout(x_RTD.astype(self.dtype), train=train)
-        mask_R1TM = attention_mask(segment_RT, is_causal=False)
         for block in self.blocks:
-            x_RTD = block(x_RTD, mask_R1TM, train=train)
+            x_RTD = block(x_RTD, segment_RT, train=train)
         return x_RTD.astype(jnp.float32)
 
 
@@ -406,14 +288,8 @@ class GRULayer(nn.Module):
     def __call__(self, x_RTD: Array, is_start_RT: Array) -> Array:
         init = _symmetric_uniform(self.width**-0.5)
 
-        def dense(name: str) -> nn.Dense:
-            return nn.Dense(
-                3 * self.width,
-                dtype=self.dtype,
-                kernel_init=init,
-                bias_init=init,
-                name=name,
-            )
+        def dense(name: str) -> Dense:
+            return Dense(3 * self.width, self.dtype, init, init, name=name)
 
         # The input's share of all three gates is one matmul, outside the recurrence.
         gates_RTF = dense("input")(x_RTD)

@@ -17,13 +17,23 @@ PACKAGE = pathlib.Path(jaxrec.__file__).parent
 # The ground floor, the pure rooms above it, then all that is not named here, and the
 # commands on top. A room imports rooms of its own storey and of those below.
 GROUND = {"errors"}
-PURE = {"losses", "metrics", "models", "negatives", "optim"}
+PURE = {
+    "attention",
+    "dropout",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "negatives",
+    "optim",
+    "softmax",
+}
 COMMANDS = {"compare", "evaluate", "recommend", "report", "train"}
 
 # Third-party package: the rooms that may import it as they are imported themselves, and
 # those that may import it inside a function (None: any but the pure ones).
 DOORS: dict[str, tuple[set[str], set[str] | None]] = {
-    "flax": ({"models"}, set()),
+    "flax": ({"layers", "models"}, set()),
     "optax": ({"optim", "steps"}, set()),
     "orbax": (set(), {"checkpoint"}),
     "pandas": (set(), None),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import losses
+from jaxrec import losses, softmax
 from jaxrec.losses import Catalogue, Separate, Shared
 
 # 65 positions are a chunk of 64 and one, 5 sequences are a chunk of 4 and one.
@@ -37,7 +37,8 @@ def strict_promotion():
 @pytest.fixture(autouse=True)
 def smallest_chunks(monkeypatch):
     """64 positions a chunk, so that a small test has several."""
-    monkeypatch.setattr(losses, "_CHUNK_SCORES", 64)
+    monkeypatch.setattr(softmax, "TILE_SCORES", 64 * NUM_ROWS)
+    monkeypatch.setattr(softmax, "_CUT_POSITIONS", 64)
 
 
 def problem(form, *, size=SIZE, seed=0):
@@ -483,21 +484,10 @@ def test_compact_puts_positions_with_a_weight_first():
     assert index_N.dtype == count.dtype == jnp.int32
 
 
-def test_chunk_size_is_bounded_by_scores_and_by_positions(monkeypatch):
-    monkeypatch.setattr(losses, "_CHUNK_SCORES", 2**22)
-    for num_rows in (2, 3417, 54_543, 10**6):
-        for num_positions in (1, 8, 9, 1024, 25_600):
-            size = losses.chunk_size(num_rows, num_positions)
-            assert size % 8 == 0
-            assert size < num_positions + 8
-            assert size <= 64 or size * num_rows <= 2**22
-            assert size >= min(64, num_positions)
-
-
 @pytest.mark.parametrize("form", DISTINCT_FORMS)
 def test_memory_is_that_of_a_few_chunks(form, monkeypatch):
     """No array of all scores, nor of all negatives' embeddings, is ever stored."""
-    monkeypatch.setattr(losses, "_CHUNK_SCORES", 2**18)
+    monkeypatch.setattr(softmax, "TILE_SCORES", 2**18)
     size, length, width, num_negatives = 64, 64, 16, 512
     num_rows = 5001 if form == "ce_excluded" else 100
 

@@ -240,9 +240,11 @@ class Sum(nn.Module):
 
     def __call__(self, tokens_RT, position_RT, segment_RT, *, train):
         del position_RT, train
-        mask_R1TM = models.attention_mask(segment_RT, is_causal=True)
-        mask_RTM = mask_R1TM[:, 0].astype(jnp.float32)
-        return jnp.einsum("rtm,rmd->rtd", mask_RTM, self.table_VD[tokens_RT])
+        mask_RTM = segment_RT[:, :, None] == segment_RT[:, None, :]
+        mask_RTM &= jnp.tri(segment_RT.shape[1], dtype=bool)[None]
+        return jnp.einsum(
+            "rtm,rmd->rtd", mask_RTM.astype(jnp.float32), self.table_VD[tokens_RT]
+        )
 
 
 NUM_USERS, MAX_LENGTH = 43, 6  # 43 users on 8 devices: 6 a device, 5 fillers

@@ -1,0 +1,141 @@
+"""Attention within the segments of packed rows, with a backward pass of its own.
+
+    attend(q, k, v) = drop(softmax(q k^T / sqrt(K), over one's own segment)) v
+
+Autodiff would keep the scores, the probabilities and the mask of the dropout, and pass
+over each of them again and again; on a CPU those passes cost more than the matmuls.
+Here one array is kept, the probabilities, negative where they were dropped, and the
+softmax is undone with sum_m p dp = <out, dout>, as FlashAttention does it. Causal
+attention is cut into blocks of queries that never look at the keys after them.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrec import dropout
+
+Array = jax.Array
+
+# Queries a block where attention is causal: four blocks save three eighths of the
+# scores, many make the matmuls thin. benchmarks/cpu_choices.py.
+_MOST_QUERIES = 64
+
+
+def attend(
+    query_RTHK: Array,
+    key_RTHK: Array,
+    value_RTHK: Array,
+    segment_RT: Array,
+    *,
+    is_causal: bool,
+    rate: float = 0.0,
+    dropout_key: Array | None = None,
+) -> Array:
+    """What each position gathers from its own segment, and from no later position.
+
+    Args:
+      query_RTHK, key_RTHK, value_RTHK: float, of one dtype. The softmax is float32.
+      segment_RT: int32; positions attend to those of an equal number. Padding is 0 and
+        sees only padding.
+      is_causal: positions attend to themselves and those before.
+      rate: of dropout on the probabilities; 0 without a key.
+      dropout_key: consumed.
+
+    Returns:
+      [R, T, H, K], of the dtype of the values.
+
+    Source: Vaswani et al., NeurIPS 2017, section 3.2.1; Dao et al., FlashAttention,
+      NeurIPS 2022, for the backward pass.
+    """
+    length, width = query_RTHK.shape[1], query_RTHK.shape[3]
+    query_RHTK, key_RHTK, value_RHTK = (
+        x.swapaxes(1, 2) for x in (query_RTHK, key_RTHK, value_RTHK)
+    )
+    query_RHTK = query_RHTK * jnp.asarray(width**-0.5, query_RHTK.dtype)
+    blocks = []
+    for i, (first, last) in enumerate(query_blocks(length, is_causal=is_causal)):
+        num_keys = last if is_causal else length
+        mask_R1TM = (
+            segment_RT[:, None, first:last, None]
+            == (segment_RT[:, None, None, :num_keys])
+        )
+        if is_causal:
+            mask_R1TM &= jnp.tri(last - first, num_keys, first, dtype=bool)[None, None]
+        block = _attend(
+            query_RHTK[:, :, first:last],
+            key_RHTK[:, :, :num_keys],
+            value_RHTK[:, :, :num_keys],
+            mask_R1TM,
+            None if dropout_key is None else jax.random.fold_in(dropout_key, i),
+            0.0 if dropout_key is None else rate,
+        )
+        blocks.append(block)
+    return jnp.concatenate(blocks, axis=2).swapaxes(1, 2)
+
+
+def query_blocks(length: int, *, is_causal: bool) -> list[tuple[int, int]]:
+    """Ranges of positions, each a block of queries; nearly equal, one if not causal.
+
+    >>> query_blocks(200, is_causal=True), query_blocks(200, is_causal=False)
+    ([(0, 50), (50, 100), (100, 150), (150, 200)], [(0, 200)])
+    """
+    num_blocks = -(-length // _MOST_QUERIES) if is_causal else 1
+    edges = [i * length // num_blocks for i in range(num_blocks + 1)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(query_RHTK, key_RHMK, value_RHMK, mask_R1TM, dropout_key, rate: float):
+    return _forward(query_RHTK, key_RHMK, value_RHMK, mask_R1TM, dropout_key, rate)[0]
+
+
+def _forward(query_RHTK, key_RHMK, value_RHMK, mask_R1TM, dropout_key, rate: float):
+    score_RHTM = _dot("rhtk,rhmk->rhtm", query_RHTK, key_RHMK)
+    score_RHTM = jnp.where(mask_R1TM, score_RHTM, jnp.finfo(jnp.float32).min)
+    signed_RHTM = jax.nn.softmax(score_RHTM, axis=-1).astype(value_RHMK.dtype)
+    if rate > 0:
+        keep_RHTM = dropout.keep_mask(dropout_key, signed_RHTM.shape, rate)
+        signed_RHTM = jnp.where(keep_RHTM, signed_RHTM, -signed_RHTM)
+    # A barrier, here and below: XLA would compute an operand of two matmuls twice.
+    signed_RHTM = jax.lax.optimization_barrier(signed_RHTM)
+    out_RHTK = _dot("rhtm,rhmk->rhtk", _kept(signed_RHTM, rate), value_RHMK)
+    out_RHTK = out_RHTK.astype(value_RHMK.dtype)
+    return out_RHTK, (query_RHTK, key_RHMK, value_RHMK, signed_RHTM, out_RHTK)
+
+
+def _backward(rate: float, saved, grad_RHTK):
+    query_RHTK, key_RHMK, value_RHMK, signed_RHTM, out_RHTK = saved
+    dtype = value_RHMK.dtype
+    kept_RHTM = _kept(signed_RHTM, rate)
+    value_grad_RHMK = _dot("rhtm,rhtk->rhmk", kept_RHTM, grad_RHTK)
+    kept_grad_RHTM = _dot("rhtk,rhmk->rhtm", grad_RHTK, value_RHMK)
+    mean_RHT1 = (grad_RHTK.astype(jnp.float32) * out_RHTK).sum(axis=-1, keepdims=True)
+    score_grad_RHTM = kept_RHTM * kept_grad_RHTM - jnp.abs(signed_RHTM) * mean_RHT1
+    score_grad_RHTM = jax.lax.optimization_barrier(score_grad_RHTM.astype(dtype))
+    query_grad_RHTK = _dot("rhtm,rhmk->rhtk", score_grad_RHTM, key_RHMK)
+    key_grad_RHMK = _dot("rhtm,rhtk->rhmk", score_grad_RHTM, query_RHTK)
+    return (
+        query_grad_RHTK.astype(dtype),
+        key_grad_RHMK.astype(dtype),
+        value_grad_RHMK.astype(dtype),
+        None,
+        None,
+    )
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _kept(signed_RHTM: Array, rate: float) -> Array:
+    """The probabilities after dropout, from those that carry it in their sign."""
+    if rate == 0:
+        return signed_RHTM
+    scale = jnp.asarray(dropout.keep_scale(rate), signed_RHTM.dtype)
+    return jnp.maximum(signed_RHTM, 0) * scale
+
+
+def _dot(spec: str, a: Array, b: Array) -> Any:
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)

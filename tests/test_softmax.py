@@ -1,0 +1,130 @@
+"""The tiled softmax cross-entropy against a float64 loop, in every tiling."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrec import softmax
+from jaxrec.softmax import Positions
+
+NUM_POSITIONS, WIDTH = 70, 3
+TILINGS = {
+    # Positions and rows of a tile, for a table of 21 rows.
+    "whole": ((64, 21), {"TILE_SCORES": 64 * 21, "_CUT_POSITIONS": 64}),
+    "one_chunk": ((72, 21), {"TILE_SCORES": 10_000, "_CUT_POSITIONS": 64}),
+    "tiled": ((64, 8), {"TILE_SCORES": 64 * 8, "_CUT_POSITIONS": 64}),
+    # Two tiles, of which the second is but one row new.
+    "overlapping": ((32, 20), {"TILE_SCORES": 32 * 20, "_CUT_POSITIONS": 32}),
+}
+# Some ten float32 roundings of 6e-8 a position, and sums of 70 of them.
+TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
+
+
+@pytest.fixture(params=[*TILINGS])
+def tiling(request, monkeypatch):
+    shape, settings = TILINGS[request.param]
+    for name, value in settings.items():
+        monkeypatch.setattr(softmax, name, value)
+    assert softmax.tile_shape(21, NUM_POSITIONS) == shape
+
+
+def problem(*, excluded: bool, count=67, scale=1.0, num_rows=21):
+    rng = np.random.default_rng(3)
+    hidden_ND = scale * rng.normal(size=(NUM_POSITIONS, WIDTH)).astype(np.float32)
+    table_VD = rng.normal(size=(num_rows, WIDTH)).astype(np.float32)
+    has_target_N = np.arange(NUM_POSITIONS) < count
+    positions = Positions(
+        np.where(has_target_N, rng.integers(1, num_rows, NUM_POSITIONS), 0),
+        np.where(has_target_N, rng.uniform(0.1, 3, NUM_POSITIONS), 0),
+        np.arange(NUM_POSITIONS) // 9 * 2 % 15,  # 8 sequences, not in order
+        np.int32(count),
+    )
+    positions = Positions(
+        *(x.astype(d) for x, d in zip(positions, ("i4", "f4", "i4", "i4"), strict=True))
+    )
+    allowed_V = (np.arange(num_rows) > 0) & (np.arange(num_rows) % 7 != 5)
+    excluded_BX = rng.integers(0, num_rows, (15, 4)).astype(np.int32)
+    return hidden_ND, table_VD, positions, allowed_V, excluded_BX if excluded else None
+
+
+def oracle(hidden_ND, table_VD, positions, allowed_V, excluded_BX):
+    """(sum, dhidden, dtable), position by position in float64."""
+    hidden_ND, table_VD = hidden_ND.astype(float), table_VD.astype(float)
+    total, hidden_grad_ND, table_grad_VD = 0.0, 0 * hidden_ND, 0 * table_VD
+    for n in range(positions.count):
+        target, weight = positions.target_N[n], float(positions.weight_N[n])
+        candidates = set(np.flatnonzero(allowed_V))
+        if excluded_BX is not None:
+            candidates -= set(excluded_BX[positions.sequence_N[n]]) - {0}
+        chosen = sorted(candidates | {target})
+        score_C = table_VD[chosen] @ hidden_ND[n]
+        share_C = np.exp(score_C - score_C.max())
+        total += weight * (np.log(share_C.sum()) + score_C.max())
+        total -= weight * (table_VD[target] @ hidden_ND[n])
+        grad_C = weight * share_C / share_C.sum()
+        grad_C[chosen.index(target)] -= weight
+        hidden_grad_ND[n] = grad_C @ table_VD[chosen]
+        table_grad_VD[chosen] += np.outer(grad_C, hidden_ND[n])
+    return total, hidden_grad_ND, table_grad_VD
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("count", [67, 70, 1, 0])
+def test_loss_and_gradients_are_those_of_the_loop(excluded, count):
+    arrays = problem(excluded=excluded, count=count)
+    total, gradients = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))(*arrays)
+    expected, *expected_gradients = oracle(*arrays)
+    np.testing.assert_allclose(total, expected, **TOLERANCE)
+    alone = jax.jit(softmax.loss_sum)(*arrays)
+    assert alone == pytest.approx(float(total), rel=1e-6)
+    for mine, other in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(mine, other, **TOLERANCE)
+
+
+@pytest.mark.usefixtures("tiling")
+def test_scores_far_apart_neither_overflow_nor_vanish():
+    arrays = problem(excluded=True, scale=300.0)
+    total, gradients = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))(*arrays)
+    expected, *expected_gradients = oracle(*arrays)
+    assert total == pytest.approx(expected, rel=1e-5)
+    for mine, other in zip(gradients, expected_gradients, strict=True):
+        # A share of e^-1000 turns on roundings of scores of about 1000.
+        np.testing.assert_allclose(mine, other, rtol=1e-3, atol=0.3)
+
+
+@pytest.mark.usefixtures("tiling")
+def test_gradients_carry_the_cotangent():
+    arrays = problem(excluded=False)
+    fn = functools.partial(jax.grad, argnums=(0, 1))
+    once = fn(softmax.loss_sum)(*arrays)
+    thrice = fn(lambda *arrays: 3 * softmax.loss_sum(*arrays))(*arrays)
+    for one, three in zip(once, thrice, strict=True):
+        np.testing.assert_allclose(3 * one, three, rtol=1e-6)
+
+
+def test_tile_shape_is_bounded_by_scores_and_by_positions():
+    for num_rows in (2, 3417, 8192, 8193, 54_543, 10**6):
+        for num_positions in (1, 8, 9, 1024, 25_600):
+            size, tile = softmax.tile_shape(num_rows, num_positions)
+            assert size % 8 == 0 and size < num_positions + 8
+            assert size * tile <= softmax.TILE_SCORES and tile <= num_rows
+            assert size >= min(256, num_positions)
+            assert tile == num_rows or size <= 256
+
+
+@pytest.mark.parametrize("num_rows", [3417, 60_000])
+def test_memory_is_that_of_a_few_tiles(num_rows):
+    """Beyond the table's gradient, a large problem takes no more than a small one."""
+    arrays = problem(excluded=True, num_rows=num_rows)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays)
+    hidden = jax.ShapeDtypeStruct((25_600, WIDTH), np.float32)
+    positions = Positions(
+        *(jax.ShapeDtypeStruct((25_600,), x.dtype) for x in shapes[2][:3]), shapes[2][3]
+    )
+    step = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))
+    compiled = step.lower(hidden, shapes[1], positions, *shapes[3:]).compile()
+    temp_bytes = compiled.memory_analysis().temp_size_in_bytes
+    assert 0 < temp_bytes < 6 * 4 * softmax.TILE_SCORES
