@@ -192,7 +192,9 @@ def _scores(chunk: _Chunk, table_VD, allowed_V, i, size: int) -> _Tile:
     return _Tile(score_nC, is_target_nC & is_new_1C, table_CD, first)
 
 
-def _whole(chunk: _Chunk, table_VD, allowed_V, table_grad_VD, size, with_gradients):
+def _whole(
+    chunk: _Chunk, table_VD, allowed_V, table_grad_VD, size: int, with_gradients: bool
+) -> tuple[Array, Any, Array]:
     """(loss_n, dhidden_nD, dtable_VD with the chunk's added) from a single tile."""
     tile = _scores(chunk, table_VD, allowed_V, 0, size)
     highest_n1 = tile.score_nC.max(axis=-1, keepdims=True)
@@ -210,7 +212,9 @@ def _whole(chunk: _Chunk, table_VD, allowed_V, table_grad_VD, size, with_gradien
     return loss_n1[:, 0], jnp.dot(grad_nC, table_VD), table_grad_VD
 
 
-def _tiled(chunk: _Chunk, table_VD, allowed_V, table_grad_VD, size, with_gradients):
+def _tiled(
+    chunk: _Chunk, table_VD, allowed_V, table_grad_VD, size: int, with_gradients: bool
+) -> tuple[Array, Any, Array]:
     """What `_whole` returns, from tiles that are computed twice."""
     num_tiles = -(-len(table_VD) // size)
 
