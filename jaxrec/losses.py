@@ -22,7 +22,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec import softmax
+from jaxrec import sampled_softmax, softmax
 
 Array = jax.Array
 
@@ -140,17 +140,10 @@ def sampled_ce(
     if isinstance(candidates, Catalogue):
         return ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates)
 
-    def one_sequence(hidden_LD, target_L, weight_L, negative_S):
-        hidden_LD = hidden_LD.astype(jnp.float32)
-        score_LS = jnp.dot(hidden_LD, table_VD[negative_S].T)
-        target_score_L = (hidden_LD * table_VD[target_L]).sum(axis=-1)
-        # log(e^t + sum e^s) - t = softplus(logsumexp(s - t)), which is exact whatever
-        # the scores have in common.
-        others_L = jax.nn.logsumexp(score_LS - target_score_L[:, None], axis=-1)
-        return (weight_L * jax.nn.softplus(others_L)).sum()
-
-    loss_sum = _sum_over_chunks(
-        one_sequence, (hidden_BLD, target_BL, weight_BL, candidates.negative_BS), size=4
+    loss_sum = sampled_softmax.loss_sum(
+        hidden_BLD.astype(jnp.float32),
+        table_VD,
+        sampled_softmax.Sequences(target_BL, weight_BL, candidates.negative_BS),
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 

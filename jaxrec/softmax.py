@@ -3,13 +3,13 @@
 Scores exist one tile at a time, of some positions and some rows of the table. The
 gradients are formed while the loss is: in the backward pass they are only scaled.
 
-A catalogue small enough is one tile wide, and three matmuls do: the scores, and both
-gradients from them. A larger one takes several tiles, which are computed twice, once
-for the normaliser and once for the gradients; the fourth matmul costs less than adding
-the table's gradient up once for every few positions, as tiles one table wide would.
-Source of that trade: benchmarks/cpu_choices.py.
+A small table is one tile wide, and three matmuls do: the scores, and both gradients
+from them. A larger one takes several tiles, which are computed twice, once for the
+normaliser and once for the gradients: a fourth matmul, but the gradient of a row of the
+table is summed up in one go. benchmarks/cpu_choices.py has the times.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +17,13 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# Scores held at a time: 2^21 float32 (8 MiB). On a CPU fewer make the matmuls too thin
-# and more fall out of the cache.
+# Scores held at a time where the table is one tile wide: 2^21 float32 (8 MiB). On a CPU
+# fewer make the matmuls too thin and more fall out of the cache.
 TILE_SCORES = 2**21
-# Positions of a tile at the least where the table is cut, and those below which it is.
-_CUT_POSITIONS = 256
+# A table is cut where a tile of its width would have fewer positions than this, and
+# then into tiles of so many positions and rows.
+_FEWEST_POSITIONS = 256
+_CUT_POSITIONS, _CUT_ROWS = 128, 8192
 
 
 class Positions(NamedTuple):
@@ -43,14 +45,13 @@ def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
     """Positions and table rows of a tile, from the shapes alone.
 
     >>> tile_shape(3_417, 25_600), tile_shape(54_543, 6_400)
-    ((608, 3417), (256, 8192))
+    ((608, 3417), (128, 8192))
     """
     most = -(-num_positions // 8) * 8
     size = TILE_SCORES // num_rows // 8 * 8
-    if size >= _CUT_POSITIONS:
+    if size >= _FEWEST_POSITIONS:
         return min(size, most), num_rows
-    size = min(_CUT_POSITIONS, most)
-    return size, min(num_rows, max(8, TILE_SCORES // size))
+    return min(_CUT_POSITIONS, most), min(_CUT_ROWS, num_rows)
 
 
 @jax.custom_vjp
@@ -90,12 +91,44 @@ def _backward(gradients, cotangent):
 loss_sum.defvjp(_forward, _backward)
 
 
+def _over_positions(
+    hidden_ND, table_VD, positions, allowed_V, excluded_BX, *, with_gradients: bool
+):
+    """(sum, dhidden, dtable), over the chunks that the positions fill."""
+    num_positions = len(hidden_ND)
+    size, tile = tile_shape(len(table_VD), num_positions)
+    padding = -num_positions % size
+    hidden_ND = jnp.pad(hidden_ND, ((0, padding), (0, 0)))
+    positions = Positions(
+        jnp.pad(positions.target_N, (0, padding)),
+        jnp.pad(positions.weight_N, (0, padding)),
+        jnp.pad(positions.sequence_N, (0, padding), mode="edge"),
+        positions.count,
+    )
+    table = _Table(table_VD, allowed_V, excluded_BX, tile)
+    over = _whole if tile == len(table_VD) else _tiled
+    total, hidden_grad_ND, table_grad_VD = over(
+        hidden_ND, table, positions, size, with_gradients
+    )
+    return total, hidden_grad_ND[:num_positions], table_grad_VD
+
+
+class _Table(NamedTuple):
+    """The table and what may compete of it; it is cut into tiles of `tile` rows."""
+
+    table_VD: Array
+    allowed_V: Array
+    excluded_BX: Array | None
+    tile: int
+
+
 class _Chunk(NamedTuple):
-    """n positions with their hidden states, and the distinct sequences they are of.
+    """The n positions from `first` on, and the distinct sequences they are of.
 
     local_n: int32, the place of a position's sequence in excluded_GX.
     """
 
+    first: Array
     hidden_nD: Array
     target_n: Array
     weight_n: Array
@@ -103,45 +136,14 @@ class _Chunk(NamedTuple):
     excluded_GX: Array | None
 
 
-def _over_positions(
-    hidden_ND, table_VD, positions, allowed_V, excluded_BX, *, with_gradients: bool
-):
-    """Loop over as many chunks as the positions fill: (sum, dhidden, dtable)."""
-    num_positions, width = hidden_ND.shape
-    size, tile = tile_shape(len(table_VD), num_positions)
-    padding = -num_positions % size
-    hidden_ND = jnp.pad(hidden_ND, ((0, padding), (0, 0)))
-    target_N = jnp.pad(positions.target_N, (0, padding))
-    weight_N = jnp.pad(positions.weight_N, (0, padding))
-    sequence_N = jnp.pad(positions.sequence_N, (0, padding), mode="edge")
-    chunk_loss = _whole if tile == len(table_VD) else _tiled
-
-    def body(i, carry):
-        total, hidden_grad_ND, table_grad_VD = carry
-        hidden_nD, target_n, weight_n, sequence_n = (
-            jax.lax.dynamic_slice_in_dim(x, i * size, size)
-            for x in (hidden_ND, target_N, weight_N, sequence_N)
-        )
-        excluded = _of_chunk(sequence_n, excluded_BX)
-        chunk = _Chunk(hidden_nD, target_n, weight_n, *excluded)
-        loss_n, hidden_grad_nD, table_grad_VD = chunk_loss(
-            chunk, table_VD, allowed_V, table_grad_VD, tile, with_gradients
-        )
-        total += jnp.where(weight_n > 0, weight_n * loss_n, 0).sum()
-        if with_gradients:
-            hidden_grad_ND = jax.lax.dynamic_update_slice_in_dim(
-                hidden_grad_ND, hidden_grad_nD, i * size, 0
-            )
-        return total, hidden_grad_ND, table_grad_VD
-
-    start = (
-        jnp.zeros((), jnp.float32),
-        jnp.zeros((len(hidden_ND) if with_gradients else 0, width), jnp.float32),
-        jnp.zeros_like(table_VD),
+def _chunk(hidden_ND, table: _Table, positions: Positions, i, size: int) -> _Chunk:
+    """The i-th chunk of positions."""
+    hidden_nD, target_n, weight_n, sequence_n = (
+        jax.lax.dynamic_slice_in_dim(x, i * size, size)
+        for x in (hidden_ND, *positions[:3])
     )
-    num_chunks = (positions.count + size - 1) // size
-    total, hidden_grad_ND, table_grad_VD = jax.lax.fori_loop(0, num_chunks, body, start)
-    return total, hidden_grad_ND[:num_positions], table_grad_VD
+    excluded = _of_chunk(sequence_n, table.excluded_BX)
+    return _Chunk(i * size, hidden_nD, target_n, weight_n, *excluded)
 
 
 def _of_chunk(sequence_n: Array, excluded_BX: Array | None):
@@ -157,101 +159,157 @@ def _of_chunk(sequence_n: Array, excluded_BX: Array | None):
 
 
 class _Tile(NamedTuple):
-    score_nC: Array
-    is_target_nC: Array
-    table_CD: Array
-    first: Array | int
+    """The rows of the table from `first` on that one tile is about.
 
-
-def _scores(chunk: _Chunk, table_VD, allowed_V, i, size: int) -> _Tile:
-    """The i-th tile's scores, -inf where there is no candidate.
-
-    The last tile ends where the table does and may overlap the one before it; a row is
-    the business of the first tile that has it.
+    is_new_C: bool. The last tile ends where the table does and may begin before the one
+      ahead of it ends; a row that they share has had its turn.
     """
-    num_rows = len(table_VD)
-    first = jnp.minimum(i * size, num_rows - size)
-    row_C = first + jnp.arange(size, dtype=jnp.int32)
-    table_CD = jax.lax.dynamic_slice_in_dim(table_VD, first, size)
-    allowed_C = jax.lax.dynamic_slice_in_dim(allowed_V, first, size)
-    is_candidate_nC = allowed_C[None]
+
+    first: Array
+    table_CD: Array
+    allowed_C: Array
+    is_new_C: Array
+
+
+def _tile(table: _Table, j) -> _Tile:
+    """The j-th tile of the table."""
+    first = jnp.minimum(j * table.tile, len(table.table_VD) - table.tile)
+    table_CD, allowed_C = (
+        jax.lax.dynamic_slice_in_dim(x, first, table.tile)
+        for x in (table.table_VD, table.allowed_V)
+    )
+    # A barrier, or XLA fuses the slice with a transposition that takes far longer.
+    table_CD = jax.lax.optimization_barrier(table_CD)
+    is_new_C = first + jnp.arange(table.tile, dtype=jnp.int32) >= j * table.tile
+    return _Tile(first, table_CD, allowed_C, is_new_C)
+
+
+def _scores(chunk: _Chunk, tile: _Tile) -> tuple[Array, Array]:
+    """score_nC, -inf where there is no candidate, and is_target_nC."""
+    num_columns = len(tile.table_CD)
+    is_candidate_nC = tile.allowed_C[None]
     if chunk.excluded_GX is not None:
-        column_GX = chunk.excluded_GX - first
+        column_GX = chunk.excluded_GX - tile.first
         # Id 0 pads the list; whether PAD competes is for allowed_V to say.
         is_here_GX = (chunk.excluded_GX > 0) & (column_GX >= 0)
-        column_GX = jnp.where(is_here_GX, column_GX, size)
+        column_GX = jnp.where(is_here_GX, column_GX, num_columns)
         local_G1 = jnp.arange(len(column_GX))[:, None]
-        mask_GC = jnp.broadcast_to(allowed_C[None], (len(column_GX), size))
+        mask_GC = jnp.broadcast_to(is_candidate_nC, (len(column_GX), num_columns))
         mask_GC = mask_GC.at[local_G1, column_GX].set(False, mode="drop")
         is_candidate_nC = mask_GC[chunk.local_n]
+    row_C = tile.first + jnp.arange(num_columns, dtype=jnp.int32)
     is_target_nC = chunk.target_n[:, None] == row_C[None]
-    is_new_1C = (row_C >= i * size)[None]
-    score_nC = jnp.dot(chunk.hidden_nD, table_CD.T, preferred_element_type=jnp.float32)
-    is_candidate_nC = (is_candidate_nC | is_target_nC) & is_new_1C
-    score_nC = jnp.where(is_candidate_nC, score_nC, -jnp.inf)
-    return _Tile(score_nC, is_target_nC & is_new_1C, table_CD, first)
+    is_target_nC &= tile.is_new_C[None]
+    is_candidate_nC = is_target_nC | (is_candidate_nC & tile.is_new_C[None])
+    score_nC = jnp.dot(
+        chunk.hidden_nD, tile.table_CD.T, preferred_element_type=jnp.float32
+    )
+    return jnp.where(is_candidate_nC, score_nC, -jnp.inf), is_target_nC
 
 
-def _whole(
-    chunk: _Chunk, table_VD, allowed_V, table_grad_VD, size: int, with_gradients: bool
-) -> tuple[Array, Any, Array]:
-    """(loss_n, dhidden_nD, dtable_VD with the chunk's added) from a single tile."""
-    tile = _scores(chunk, table_VD, allowed_V, 0, size)
-    highest_n1 = tile.score_nC.max(axis=-1, keepdims=True)
-    unnormalised_nC = jnp.exp(tile.score_nC - highest_n1)
-    total_n1 = unnormalised_nC.sum(axis=-1, keepdims=True)
-    own_n1 = jnp.take_along_axis(tile.score_nC, chunk.target_n[:, None], axis=-1)
-    # In this order: a large highest score would swallow the logarithm.
-    loss_n1 = jnp.log(total_n1) + (highest_n1 - own_n1)
-    if not with_gradients:
-        return loss_n1[:, 0], None, table_grad_VD
-    weight_n1 = chunk.weight_n[:, None]
-    grad_nC = unnormalised_nC * (weight_n1 / total_n1)
-    grad_nC -= jnp.where(tile.is_target_nC, weight_n1, 0)
-    table_grad_VD += jnp.dot(grad_nC.T, chunk.hidden_nD)
-    return loss_n1[:, 0], jnp.dot(grad_nC, table_VD), table_grad_VD
+def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
+    """Chunk by chunk of positions, each against the whole table."""
+    tile = _tile(table, 0)
+
+    def body(i, carry):
+        total, hidden_grad_ND, table_grad_VD = carry
+        chunk = _chunk(hidden_ND, table, positions, i, size)
+        weight_n1 = chunk.weight_n[:, None]
+        score_nC, is_target_nC = _scores(chunk, tile)
+        highest_n1 = score_nC.max(axis=-1, keepdims=True)
+        unnormalised_nC = jnp.exp(score_nC - highest_n1)
+        total_n1 = unnormalised_nC.sum(axis=-1, keepdims=True)
+        own_n1 = jnp.take_along_axis(score_nC, chunk.target_n[:, None], axis=-1)
+        # In this order: a large highest score would swallow the logarithm.
+        loss_n1 = jnp.log(total_n1) + (highest_n1 - own_n1)
+        total += jnp.where(weight_n1 > 0, weight_n1 * loss_n1, 0).sum()
+        if with_gradients:
+            grad_nC = unnormalised_nC * (weight_n1 / total_n1)
+            grad_nC -= jnp.where(is_target_nC, weight_n1, 0)
+            hidden_grad_ND = jax.lax.dynamic_update_slice_in_dim(
+                hidden_grad_ND, jnp.dot(grad_nC, table.table_VD), chunk.first, 0
+            )
+            table_grad_VD += jnp.dot(grad_nC.T, chunk.hidden_nD)
+        return total, hidden_grad_ND, table_grad_VD
+
+    start = (
+        jnp.zeros((), jnp.float32),
+        jnp.zeros_like(hidden_ND),
+        jnp.zeros_like(table.table_VD),
+    )
+    num_chunks = (positions.count + size - 1) // size
+    return jax.lax.fori_loop(0, num_chunks, body, start)
 
 
-def _tiled(
-    chunk: _Chunk, table_VD, allowed_V, table_grad_VD, size: int, with_gradients: bool
-) -> tuple[Array, Any, Array]:
-    """What `_whole` returns, from tiles that are computed twice."""
-    num_tiles = -(-len(table_VD) // size)
+def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
+    """Tile by tile of the table, each against chunk by chunk of positions; twice."""
+    num_tiles = -(-len(table.table_VD) // table.tile)
+    num_chunks = (positions.count + size - 1) // size
 
-    def normalise(i, carry):
-        highest_n, total_n, own_n = carry
-        score_nC, is_target_nC, *_ = _scores(chunk, table_VD, allowed_V, i, size)
+    def over_chunks(body: Any, j, start: Any) -> Any:
+        """body(chunk, j-th tile, carry) over the chunks."""
+        tile = _tile(table, j)
+
+        def step(i, carry):
+            chunk = _chunk(hidden_ND, table, positions, i, size)
+            return body(chunk, tile, carry)
+
+        return jax.lax.fori_loop(0, num_chunks, step, start)
+
+    def normalise(chunk: _Chunk, tile: _Tile, carry):
+        score_nC, is_target_nC = _scores(chunk, tile)
+        highest_n, total_n, own_n = (_at(x_N, chunk) for x_N in carry)
         higher_n = jnp.maximum(highest_n, score_nC.max(axis=-1))
         total_n *= jnp.exp(highest_n - higher_n)
         total_n += jnp.exp(score_nC - higher_n[:, None]).sum(axis=-1)
         own_n += jnp.where(is_target_nC, score_nC, 0).sum(axis=-1)
-        return higher_n, total_n, own_n
-
-    # Not -inf, of which the difference of two is NaN: a tile may have no candidate.
-    lowest_n = jnp.full_like(chunk.weight_n, jnp.finfo(jnp.float32).min)
-    zero_n = jnp.zeros_like(chunk.weight_n)
-    start: Any = (lowest_n, zero_n, zero_n)
-    highest_n, total_n, own_n = jax.lax.fori_loop(0, num_tiles, normalise, start)
-    loss_n = jnp.log(total_n) + (highest_n - own_n)
-    if not with_gradients:
-        return loss_n, None, table_grad_VD
-
-    scale_n1 = (chunk.weight_n / total_n)[:, None]
-
-    def differentiate(i, carry):
-        hidden_grad_nD, table_grad_VD = carry
-        score_nC, is_target_nC, table_CD, first = _scores(
-            chunk, table_VD, allowed_V, i, size
+        updated = (higher_n, total_n, own_n)
+        return tuple(
+            _put(x_N, x_n, chunk) for x_N, x_n in zip(carry, updated, strict=True)
         )
-        grad_nC = jnp.exp(score_nC - highest_n[:, None]) * scale_n1
-        grad_nC -= jnp.where(is_target_nC, chunk.weight_n[:, None], 0)
-        hidden_grad_nD += jnp.dot(grad_nC, table_CD)
-        table_grad_CD = jax.lax.dynamic_slice_in_dim(table_grad_VD, first, size)
+
+    weight_N = positions.weight_N
+    # Not -inf, of which the difference of two is NaN: a tile may have no candidate.
+    lowest_N = jnp.full_like(weight_N, jnp.finfo(jnp.float32).min)
+    zero_N = jnp.zeros_like(weight_N)
+    highest_N, total_N, own_N = jax.lax.fori_loop(
+        0, num_tiles, partial(over_chunks, normalise), (lowest_N, zero_N, zero_N)
+    )
+    loss_N = jnp.log(total_N) + (highest_N - own_N)
+    total = jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
+    zero_ND, zero_VD = jnp.zeros_like(hidden_ND), jnp.zeros_like(table.table_VD)
+    if not with_gradients:
+        return total, zero_ND, zero_VD
+
+    def differentiate(chunk: _Chunk, tile: _Tile, carry):
+        score_nC, is_target_nC = _scores(chunk, tile)
+        hidden_grad_ND, table_grad_CD = carry
+        weight_n = chunk.weight_n
+        scale_n1 = (weight_n / _at(total_N, chunk))[:, None]
+        grad_nC = jnp.exp(score_nC - _at(highest_N, chunk)[:, None]) * scale_n1
+        grad_nC -= jnp.where(is_target_nC, weight_n[:, None], 0)
+        hidden_grad_nD = _at(hidden_grad_ND, chunk) + jnp.dot(grad_nC, tile.table_CD)
         table_grad_CD += jnp.dot(grad_nC.T, chunk.hidden_nD)
+        return _put(hidden_grad_ND, hidden_grad_nD, chunk), table_grad_CD
+
+    def tile_gradient(j, carry):
+        hidden_grad_ND, table_grad_VD = carry
+        first = _tile(table, j).first
+        before_CD = jax.lax.dynamic_slice_in_dim(table_grad_VD, first, table.tile)
+        hidden_grad_ND, table_grad_CD = over_chunks(
+            differentiate, j, (hidden_grad_ND, before_CD)
+        )
         table_grad_VD = jax.lax.dynamic_update_slice_in_dim(
             table_grad_VD, table_grad_CD, first, 0
         )
-        return hidden_grad_nD, table_grad_VD
+        return hidden_grad_ND, table_grad_VD
 
-    start = (jnp.zeros_like(chunk.hidden_nD), table_grad_VD)
-    return loss_n, *jax.lax.fori_loop(0, num_tiles, differentiate, start)
+    return total, *jax.lax.fori_loop(0, num_tiles, tile_gradient, (zero_ND, zero_VD))
+
+
+def _at(x_N: Array, chunk: _Chunk) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x_N, chunk.first, len(chunk.target_n))
+
+
+def _put(x_N: Array, x_n: Array, chunk: _Chunk) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(x_N, x_n, chunk.first, 0)

@@ -26,6 +26,7 @@ PURE = {
     "models",
     "negatives",
     "optim",
+    "sampled_softmax",
     "softmax",
 }
 COMMANDS = {"compare", "evaluate", "recommend", "report", "train"}

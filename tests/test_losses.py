@@ -38,7 +38,7 @@ def strict_promotion():
 def smallest_chunks(monkeypatch):
     """64 positions a chunk, so that a small test has several."""
     monkeypatch.setattr(softmax, "TILE_SCORES", 64 * NUM_ROWS)
-    monkeypatch.setattr(softmax, "_CUT_POSITIONS", 64)
+    monkeypatch.setattr(softmax, "_FEWEST_POSITIONS", 64)
 
 
 def problem(form, *, size=SIZE, seed=0):

@@ -12,11 +12,14 @@ from jaxrec.softmax import Positions
 NUM_POSITIONS, WIDTH = 70, 3
 TILINGS = {
     # Positions and rows of a tile, for a table of 21 rows.
-    "whole": ((64, 21), {"TILE_SCORES": 64 * 21, "_CUT_POSITIONS": 64}),
-    "one_chunk": ((72, 21), {"TILE_SCORES": 10_000, "_CUT_POSITIONS": 64}),
-    "tiled": ((64, 8), {"TILE_SCORES": 64 * 8, "_CUT_POSITIONS": 64}),
+    "whole": ((64, 21), {"TILE_SCORES": 64 * 21, "_FEWEST_POSITIONS": 64}),
+    "one_chunk": ((72, 21), {"TILE_SCORES": 10_000, "_FEWEST_POSITIONS": 64}),
+    "tiled": ((16, 8), {"TILE_SCORES": 64, "_CUT_POSITIONS": 16, "_CUT_ROWS": 8}),
     # Two tiles, of which the second is but one row new.
-    "overlapping": ((32, 20), {"TILE_SCORES": 32 * 20, "_CUT_POSITIONS": 32}),
+    "overlapping": (
+        (72, 20),
+        {"TILE_SCORES": 64, "_CUT_POSITIONS": 99, "_CUT_ROWS": 20},
+    ),
 }
 # Some ten float32 roundings of 6e-8 a position, and sums of 70 of them.
 TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
@@ -111,8 +114,8 @@ def test_tile_shape_is_bounded_by_scores_and_by_positions():
             size, tile = softmax.tile_shape(num_rows, num_positions)
             assert size % 8 == 0 and size < num_positions + 8
             assert size * tile <= softmax.TILE_SCORES and tile <= num_rows
-            assert size >= min(256, num_positions)
-            assert tile == num_rows or size <= 256
+            assert size >= min(128, num_positions)
+            assert tile == num_rows or size <= 128
 
 
 @pytest.mark.parametrize("num_rows", [3417, 60_000])
