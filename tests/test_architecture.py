@@ -40,6 +40,7 @@ DOORS: dict[str, tuple[set[str], set[str] | None]] = {
     "pandas": (set(), None),
     "pyarrow": (set(), None),
     "tensorboardX": (set(), None),
+    "torch": (set(), {"torch_weights"}),
     "ml_collections": (set(), {"config"}),
     "absl": (set(), {"config"}),
 }
