@@ -33,7 +33,13 @@ PUBLISHED = {
     "yelp_sasrec_ce": "0.0482 0.0246 2505 3",
     "yelp_sasrec_sampled_ce": "0.0462 0.0237 1965 5",
 }
-PAPER = [*PUBLISHED, "ml1m_gru4rec"]
+# Without a published result: the paper's recurrent baseline, and a row of our own.
+UNPUBLISHED = [
+    f"{prefix}_{method}"
+    for prefix in ("ml1m", "ml20m", "steam", "beauty", "yelp")
+    for method in ("gru4rec", "sasrec_ce_exclude_window")
+]
+PAPER = [*PUBLISHED, *UNPUBLISHED]
 # Prefix of the file: data set, window, width.
 DATASETS = {
     "ml1m": ("ml-1m", 200, 64),
@@ -52,7 +58,12 @@ SASREC = {
     "train.patience": 10,
 }
 METHODS = {
-    "sasrec_ce": {**SASREC, "loss.name": "ce"},
+    "sasrec_ce": {**SASREC, "loss.name": "ce", "loss.exclude_window": False},
+    "sasrec_ce_exclude_window": {
+        **SASREC,
+        "loss.name": "ce",
+        "loss.exclude_window": True,
+    },
     "sasrec_bce": {**SASREC, "loss.name": "bce", "loss.num_negatives": 1},
     "sasrec_sampled_ce": {
         **SASREC,
