@@ -186,7 +186,7 @@ def our_step_fn(weights: Weights, batch: Batch) -> Callable[[Any], dict[str, Any
     objective = objectives.ce(include_padding=True)
     recipe = steps.Recipe(encoder, objective, optim.adam(), LENGTH, LENGTH, seed=0)
     is_real_BL = np.asarray(batch.tokens_BL) > 0
-    slot_B, num_rows = batches.assign_slots(is_real_BL.sum(1), LENGTH)
+    (slot_B,), (num_rows,) = batches.assign_slots(is_real_BL.sum(1)[None], LENGTH)
     packing = batches.place(
         batch.tokens_BL, jnp.asarray(slot_B), num_rows=num_rows, row_length=LENGTH
     )

@@ -13,7 +13,6 @@ is padding, on Beauty 89%). The encoder works on [R, T] rows that each hold seve
 windows end to end, told apart by segment numbers; the loss sees [B, L] again.
 """
 
-import bisect
 from typing import NamedTuple
 
 import jax
@@ -182,35 +181,36 @@ def unpack(hidden_RTD: Array, packing: Packing) -> Array:
     return hidden_MD.reshape(*place_BL.shape, width)
 
 
-def assign_slots(length_B: np.ndarray, row_length: int) -> tuple[np.ndarray, int]:
-    """Packs windows into rows of `row_length` by best fit, longest first.
+def assign_slots(
+    length_SB: np.ndarray, row_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Packs the windows of S batches into rows by best fit, longest first.
 
     Args:
-      length_B: tokens of each window, at most row_length.
+      length_SB: tokens of each window, at most row_length.
       row_length: T.
 
     Returns:
-      slot_B int32, where each window begins in the flattened rows, and the number of
-      rows used. A window never crosses the end of a row.
+      slot_SB int32, where a window begins in its batch's flattened rows, and int [S],
+      the rows used. A window never crosses the end of a row.
     """
-    assert length_B.max(initial=0) <= row_length, "a window is longer than a row"
-    slot_B = np.zeros(len(length_B), np.int32)
-    open_rows: list[tuple[int, int]] = []  # (free tokens, row), ascending
-    num_rows = 0
-    for b in np.argsort(-length_B, kind="stable"):
-        length = int(length_B[b])
-        if length == 0:
-            break
-        fit = bisect.bisect_left(open_rows, (length, -1))
-        if fit < len(open_rows):
-            free, row = open_rows.pop(fit)
-        else:
-            free, row = row_length, num_rows
-            num_rows += 1
-        slot_B[b] = row * row_length + row_length - free
-        if free > length:
-            bisect.insort(open_rows, (free - length, row))
-    return slot_B, num_rows
+    assert length_SB.max(initial=0) <= row_length, "a window is longer than a row"
+    num_batches, batch_size = length_SB.shape
+    # Best fit leaves no two rows that would go into one, so this many are enough.
+    full_rows = -(-length_SB.sum(axis=1).max(initial=0) // row_length)
+    most_rows = int(min(batch_size, 2 * full_rows + 1))
+    free_SR = np.full((num_batches, most_rows), row_length, np.int32)
+    order_SB = np.argsort(-length_SB, axis=1, kind="stable")
+    slot_SB = np.zeros((num_batches, batch_size), np.int32)
+    batch_S = np.arange(num_batches)
+    for window_S in order_SB.T:
+        length_S = length_SB[batch_S, window_S]
+        fitting_SR = np.where(free_SR >= length_S[:, None], free_SR, row_length + 1)
+        row_S = fitting_SR.argmin(axis=1)
+        slot_S = (row_S + 1) * row_length - free_SR[batch_S, row_S]
+        slot_SB[batch_S, window_S] = np.where(length_S > 0, slot_S, 0)
+        free_SR[batch_S, row_S] -= length_S
+    return slot_SB, (free_SR < row_length).sum(axis=1)
 
 
 # Row counts are rounded up to this, so that few of them, and few compilations, occur.
@@ -232,12 +232,11 @@ def plan_batches(
     padding = num_steps * batch_size - len(user_N)
     user_SB = np.pad(user_N.astype(np.int32), (0, padding), constant_values=-1)
     length_SB = np.pad(length_N, (0, padding)).reshape(num_steps, batch_size)
-    packed = [assign_slots(length_B, row_length) for length_B in length_SB]
-    most = max(num_rows for _, num_rows in packed)
+    slot_SB, num_rows_S = assign_slots(length_SB, row_length)
     return Plan(
         user_SB.reshape(num_steps, batch_size),
-        np.stack([slot_B for slot_B, _ in packed]),
-        -(-most // _ROW_MULTIPLE) * _ROW_MULTIPLE,
+        slot_SB,
+        -(-int(num_rows_S.max()) // _ROW_MULTIPLE) * _ROW_MULTIPLE,
     )
 
 

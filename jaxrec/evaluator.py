@@ -57,8 +57,7 @@ def cut(
 
     start_CB, end_CB = chunked(start_N), chunked(holdout.end)
     window_CB = np.minimum(end_CB - start_CB + is_cloze, max_length)
-    packed = [batches.assign_slots(window_B, max_length) for window_B in window_CB]
-    slot_CB = np.stack([slot_B for slot_B, _ in packed])
+    slot_CB, num_rows_C = batches.assign_slots(window_CB, max_length)
     rows = Rows(start_CB, end_CB, chunked(holdout.target), slot_CB)
     place_N = np.concatenate([c * size + np.arange(n) for c, n in enumerate(dealt)])
     order = np.full(num_chunks * size, -1)
@@ -66,7 +65,7 @@ def cut(
     return Chunks(
         order_N=order,
         rows=Rows(*(x.astype(np.int32) for x in rows)),
-        num_rows=max(num_rows for _, num_rows in packed) or 1,
+        num_rows=max(1, int(num_rows_C.max())),
         capacity=max(1, int((end_CB - start_CB).sum(axis=1).max())),
     )
 

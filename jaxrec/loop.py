@@ -123,6 +123,9 @@ class Run:
         self.num_rows = max(self.plan(epoch).num_rows for epoch in range(3))
         self.compiled: dict[tuple[int, int], jax.stages.Compiled] = {}
         self.progress = Progress()
+        # Sums of dispatches that the device may still be at, and when it was last seen.
+        self.pending: list[tuple[jax.Array, jax.Array]] = []
+        self.seen_at = time.monotonic()
         # One program: eagerly, each initialiser would be compiled on its own.
         init = jax.jit(partial(steps.init_state, experiment.recipe))
         self.state: TrainState = init()
@@ -205,30 +208,45 @@ class Run:
                 max(self.num_rows, plan.num_rows),
             )
             progress.steps_done = first
-            for writer in writers:
-                writer.tick(first / num_steps, progress.weight_sum / progress.epoch_s)
+            if progress.epoch_s > 0:
+                rate = progress.weight_sum / progress.epoch_s
+                for writer in writers:
+                    writer.tick(first / num_steps, rate)
             if first < num_steps:
                 if interrupted:
                     self.stop()
                 self.save_if_due()
+        self.settle()
 
     def dispatch(self, user_SB: np.ndarray, slot_SB: np.ndarray, num_rows: int) -> None:
-        """S steps in one call of the device, their sums added to the epoch's."""
-        progress, experiment = self.progress, self.experiment
-        arguments = (experiment.log, self.train_end_U, experiment.items)
+        """S steps in one call of the device, which is not waited for.
+
+        But for the one before it, so that the host is never far ahead.
+        """
+        arguments = (self.experiment.log, self.train_end_U, self.experiment.items)
         call = self.compile(user_SB.shape, num_rows)
-        started = time.monotonic()
+        if not self.pending:
+            self.seen_at = time.monotonic()
         self.state, sums = call(self.state, *arguments, user_SB, slot_SB)
-        loss_sum, weight_sum = map(float, jax.device_get(sums))
-        progress.epoch_s += time.monotonic() - started
-        progress.loss_sum += loss_sum
-        progress.weight_sum += weight_sum
-        if not math.isfinite(loss_sum):
-            raise FloatingPointError(
-                f"the loss is {loss_sum} in epoch {progress.epoch + 1}, at or before "
-                f"step {int(self.state.step)}. Lower optim.learning_rate or set "
-                "optim.clip_norm; the last checkpoint is as it was."
-            )
+        self.pending.append(sums)
+        self.settle(keep=1)
+
+    def settle(self, keep: int = 0) -> None:
+        """Adds up what the pending dispatches did, but for the last `keep` of them."""
+        progress = self.progress
+        while len(self.pending) > keep:
+            loss_sum, weight_sum = map(float, jax.device_get(self.pending.pop(0)))
+            now = time.monotonic()
+            progress.epoch_s += now - self.seen_at
+            self.seen_at = now
+            progress.loss_sum += loss_sum
+            progress.weight_sum += weight_sum
+            if not math.isfinite(loss_sum):
+                raise FloatingPointError(
+                    f"the loss is {loss_sum} in epoch {progress.epoch + 1}, at or "
+                    f"before step {int(self.state.step)}. Lower optim.learning_rate or "
+                    "set optim.clip_norm; the last checkpoint is as it was."
+                )
 
     def compile(self, shape: tuple[int, ...], num_rows: int) -> jax.stages.Compiled:
         """The program of a dispatch, compiled once for each shape."""
@@ -280,6 +298,7 @@ class Run:
         }
 
     def save(self) -> None:
+        self.settle()
         self.progress.total_s = time.monotonic() - self.began
         self.checkpoints.save(self.state, self.best, self.progress.to_json())
         self.saved_at = time.monotonic()

@@ -161,7 +161,7 @@ def packed_windows():
     """Windows of the ragged log and their packing in rows one longer than they."""
     _, window_BL = cut(LENGTH)
     length_B = np.asarray((window_BL > 0).sum(axis=1))
-    slot_B, num_rows = batches.assign_slots(length_B, LENGTH + 1)
+    (slot_B,), (num_rows,) = batches.assign_slots(length_B[None], LENGTH + 1)
     packing = batches.place(
         window_BL, jnp.asarray(slot_B), num_rows=num_rows + 1, row_length=LENGTH + 1
     )
@@ -247,7 +247,7 @@ def test_assign_slots_places_all_in_few_rows(seed):
     best, row_length = int(rng.integers(1, 40)), int(rng.integers(8, 60))
     length_B = cut_rows(rng, best, row_length)
     length_B = np.append(length_B, [0, 0])
-    slot_B, num_rows = batches.assign_slots(length_B, row_length)
+    (slot_B,), (num_rows,) = batches.assign_slots(length_B[None], row_length)
     assert slot_B.dtype == np.int32
     assert_no_overlap(length_B, slot_B, num_rows, row_length)
     # Best fit decreasing is known to stay below 11/9 of the optimum and a constant.
@@ -268,14 +268,25 @@ def test_assign_slots_places_all_in_few_rows(seed):
 )
 def test_assign_slots_number_of_rows(length_B, row_length, expected):
     length_B = np.array(length_B, int)
-    slot_B, num_rows = batches.assign_slots(length_B, row_length)
+    (slot_B,), (num_rows,) = batches.assign_slots(length_B[None], row_length)
     assert num_rows == expected
     assert_no_overlap(length_B, slot_B, num_rows, row_length)
 
 
+def test_assign_slots_packs_each_batch_alone():
+    rng = np.random.default_rng(0)
+    length_SB = rng.integers(0, 9, (6, 40))
+    slot_SB, num_rows_S = batches.assign_slots(length_SB, 8)
+    for length_B, slot_B, num_rows in zip(length_SB, slot_SB, num_rows_S, strict=True):
+        (alone_B,), (rows,) = batches.assign_slots(length_B[None], 8)
+        np.testing.assert_array_equal(slot_B, alone_B)
+        assert num_rows == rows
+        assert_no_overlap(length_B, slot_B, num_rows, 8)
+
+
 def test_assign_slots_refuses_a_window_longer_than_a_row():
     with pytest.raises(AssertionError, match="longer than a row"):
-        batches.assign_slots(np.array([2, 6]), 5)
+        batches.assign_slots(np.array([[2, 6]]), 5)
 
 
 def plan(**changes):

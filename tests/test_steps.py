@@ -62,8 +62,8 @@ def jitted(recipe, num_rows):
 def packed(user_SB):
     """slot_SB and the number of rows, by best fit."""
     length_SB = [[LENGTH_U[u] if u >= 0 else 0 for u in user_B] for user_B in user_SB]
-    both = [batches.assign_slots(np.array(x), MAX_LENGTH) for x in length_SB]
-    return np.stack([slot_B for slot_B, _ in both]), max(rows for _, rows in both)
+    slot_SB, num_rows_S = batches.assign_slots(np.array(length_SB), MAX_LENGTH)
+    return slot_SB, int(num_rows_S.max())
 
 
 def dispatch(recipe, state, user_SB, *, slots=None):
