@@ -11,7 +11,8 @@ float32 whatever the encoder's dtype (recent GPUs multiply float32 in TF32, whic
 JAX's default there). `candidates` is what the target competes with:
 
     Catalogue   every allowed item, less some of each sequence's own   (ce, sampled_ce)
-    Shared      S drawn items a sequence, shared by its positions      (sampled_ce)
+    Shared      S drawn items, shared by the positions of a sequence,
+                or by those of several sequences                       (sampled_ce)
     Separate    S drawn items a position                               (bce, gbce)
 
 No loss stores scores of size [B, L, V] or gathers [B, S, D] or [B, L, S, D] at once.
@@ -40,9 +41,15 @@ class Catalogue(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """negative_BS: int32, S items that all positions of a sequence compete with."""
+    """Sets of S items, each shared by all positions of one or several sequences.
 
-    negative_BS: Array
+    negative_GS: int32. G divides B: set g is for the sequences from g B / G on.
+    dropped_BX: int32, places in its set, 0..S-1, that do not compete with a sequence; S
+      fills the rest. None if all compete.
+    """
+
+    negative_GS: Array
+    dropped_BX: Array | None = None
 
 
 class Separate(NamedTuple):
@@ -127,7 +134,7 @@ def sampled_ce(
 
     sum_n w_n (logsumexp(s_n,target, s_n,j for j in the negatives) - s_n,target),
     without a correction for the sampling (logQ), as in the paper. Negatives shared by
-    the positions of a sequence make its scores one [L, D] x [D, S] matmul.
+    many positions make their scores one [positions, D] x [D, S] matmul.
 
     When S is most of the catalogue it is cheaper to leave the other items out of the
     whole: candidates that come as a `Catalogue` less the items not drawn are the same
@@ -141,11 +148,43 @@ def sampled_ce(
         return ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates)
 
     loss_sum = sampled_softmax.loss_sum(
-        hidden_BLD.astype(jnp.float32),
-        table_VD,
-        sampled_softmax.Sequences(target_BL, weight_BL, candidates.negative_BS),
+        *_sets(
+            hidden_BLD.astype(jnp.float32), table_VD, target_BL, weight_BL, candidates
+        )
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
+
+
+def _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates: Shared):
+    """The positions of each set in one row, those with a weight first."""
+    num_sets = len(candidates.negative_GS)
+    num_sequences, length = target_BL.shape
+    assert num_sequences % num_sets == 0, "sets that are shared unevenly"
+    most = num_sequences // num_sets * length
+    weight_GM = weight_BL.reshape(num_sets, most)
+    has_weight_GM = weight_GM > 0
+    place_GM = jnp.where(has_weight_GM, jnp.cumsum(has_weight_GM, axis=1) - 1, most)
+    set_G1 = jnp.arange(num_sets)[:, None]
+    position_1M = jnp.arange(most, dtype=jnp.int32)[None]
+    source_GM = jnp.full((num_sets, most), most, jnp.int32)
+    source_GM = source_GM.at[set_G1, place_GM].set(position_1M, mode="drop")
+
+    def compacted(x_GM):
+        return x_GM.at[set_G1, source_GM].get(mode="fill", fill_value=0)
+
+    dropped_BX = candidates.dropped_BX
+    sets = sampled_softmax.Sets(
+        has_weight_GM.sum(axis=1, dtype=jnp.int32),
+        compacted(target_BL.reshape(num_sets, most)),
+        compacted(weight_GM),
+        candidates.negative_GS,
+        jnp.minimum(source_GM, most - 1) // length,
+        None
+        if dropped_BX is None
+        else dropped_BX.reshape(num_sets, most // length, -1),
+    )
+    hidden_GMD = compacted(hidden_BLD.reshape(num_sets, most, -1))
+    return hidden_GMD, table_VD, sets
 
 
 def bce(

@@ -60,7 +60,9 @@ def ce(*, exclude_window: bool = False, include_padding: bool = False) -> Object
     return Objective(candidates, losses.ce)
 
 
-def sampled_ce(*, num_negatives: int = 3000, exclude: str = "window") -> Objective:
+def sampled_ce(
+    *, num_negatives: int = 3000, exclude: str = "window", share: int = 1
+) -> Objective:
     """Softmax cross-entropy against negatives shared by a sequence's positions.
 
     Args:
@@ -68,11 +70,19 @@ def sampled_ce(*, num_negatives: int = 3000, exclude: str = "window") -> Objecti
         items of the training part that it has not seen.
       exclude: "window", the items of the sequence's window (the paper's rule), or
         "history", all of the user's training items.
+      share: sequences that share one set, drawn from the whole pool; an item of it that
+        a sequence has seen does not compete with that sequence. With 1, the paper's
+        rule, each sequence has S items of its own. Larger sets of a few, or one for a
+        whole batch, gather and add up far fewer rows of a large table.
     """
     check_exclude(exclude)
+    if share < 1:
+        raise InputError(f"loss.share must be at least 1: got {share}.")
 
     def candidates(key, target_BL, seen_BX, items: Items):
         del target_BL
+        if share > 1:
+            return _shared(key, seen_BX, items.pool, num_negatives, share)
         keys_B = jax.random.split(key, seen_BX.shape[0])
         num_pool = len(items.pool.item_A)
         if 2 * num_negatives > num_pool:
@@ -85,14 +95,43 @@ def sampled_ce(*, num_negatives: int = 3000, exclude: str = "window") -> Objecti
             )(keys_B, seen_BX)
             is_pool_V = items.pool.index_V < num_pool
             return losses.Catalogue(is_pool_V, excluded_BX)
-        negative_BS = jax.vmap(
+        negative_GS = jax.vmap(
             lambda key, seen_X: negatives.uniform_without_replacement(
                 key, seen_X, items.pool, num_negatives=num_negatives
             )
         )(keys_B, seen_BX)
-        return losses.Shared(negative_BS)
+        return losses.Shared(negative_GS)
 
     return Objective(candidates, losses.sampled_ce, num_negatives, exclude)
+
+
+def _shared(
+    key: Array, seen_BX: Array, pool: negatives.Pool, num_negatives: int, share: int
+) -> losses.Shared:
+    """A set for every `share` sequences, less what each of them has seen of it."""
+    num_sets = max(1, len(seen_BX) // share)
+    if share < len(seen_BX) and len(seen_BX) % share:
+        raise InputError(
+            f"loss.share must divide train.batch_size, {len(seen_BX)}: got {share}."
+        )
+    nothing_1 = jnp.zeros((1,), jnp.int32)
+    negative_GS = jax.vmap(
+        lambda key: negatives.uniform_without_replacement(
+            key, nothing_1, pool, num_negatives=num_negatives
+        )
+    )(jax.random.split(key, num_sets))
+    seen_GX = seen_BX.reshape(num_sets, -1)
+
+    def places(sets) -> Array:
+        negative_S, seen_X = sets
+        place_V = jnp.full(pool.index_V.shape, num_negatives, jnp.int32)
+        place_V = place_V.at[negative_S].set(jnp.arange(num_negatives, dtype=jnp.int32))
+        # PAD is in no set.
+        return place_V[seen_X]
+
+    # One set after another: a table of places is as long as the catalogue.
+    dropped_GX = jax.lax.map(places, (negative_GS, seen_GX))
+    return losses.Shared(negative_GS, dropped_GX.reshape(seen_BX.shape))
 
 
 def bce(*, num_negatives: int = 1, exclude: str = "window") -> Objective:

@@ -1,9 +1,9 @@
-"""Softmax cross-entropy against each sequence's own negatives, a few sequences at once.
+"""Softmax cross-entropy against sets of negatives, a few sets at a time.
 
-The rows of the table that a sequence competes with are gathered, used for the loss and
-for all its gradients, and forgotten: S x D floats for a sequence, never B x S x D, and
-scores of a block of positions, never L x S. The gradient of the table is one array,
-added to in place, where autodiff of a scan would add a whole table for every turn.
+The rows of the table that a set holds are gathered, used for the loss and for all its
+gradients, and forgotten: S x D floats for a set, never B x S x D, and scores of a block
+of positions, never L x S. The gradient of the table is one array, added to in place,
+where autodiff of a scan would add a whole table for every turn.
 """
 
 from typing import NamedTuple
@@ -13,141 +13,164 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# Sequences at a time, and positions of each: enough for the matmuls, few enough for the
-# cache. Windows are mostly far shorter than the longest one, so sequences of nearly
-# equal length go together and stop after their last block.
-_SEQUENCES = 4
+# Sets at a time, and positions of each: enough for the matmuls, few enough for the
+# cache. Sets with nearly equally many positions go together.
+_SETS = 4
 _POSITIONS = 32
 
 
-class Sequences(NamedTuple):
-    """B sequences, each with the negatives that its positions share.
+class Sets(NamedTuple):
+    """G sets of negatives, each with the positions that compete with it.
 
-    target_BL: int32, row of the table; weight_BL: float32, 0 where there is no target.
-    negative_BS: int32, rows of the table.
+    count_G: int32, positions of a set; the first of M in the arrays below.
+    target_GM: int32, row of the table; weight_GM: float32, 0 where there is no target.
+    negative_GS: int32, rows of the table.
+    sequence_GM: int32, which of a set's sequences a position is of.
+    dropped_GCX: int32, places in the set that do not compete with the positions of its
+      C-th sequence; out of range for padding. None if all do.
     """
 
-    target_BL: Array
-    weight_BL: Array
-    negative_BS: Array
+    count_G: Array
+    target_GM: Array
+    weight_GM: Array
+    negative_GS: Array
+    sequence_GM: Array
+    dropped_GCX: Array | None
 
 
 @jax.custom_vjp
-def loss_sum(hidden_BLD: Array, table_VD: Array, sequences: Sequences) -> Array:
+def loss_sum(hidden_GMD: Array, table_VD: Array, sets: Sets) -> Array:
     """sum w (logsumexp(s_target, s_j for the negatives j) - s_target), in nats.
 
     Args:
-      hidden_BLD: float32; table_VD: float32; sequences: see `Sequences`.
+      hidden_GMD: float32; table_VD: float32; sets: see `Sets`.
 
     Returns:
-      A float32 scalar, with gradients to hidden_BLD and table_VD.
+      A float32 scalar, with gradients to hidden_GMD and table_VD.
     """
-    return _over_sequences(hidden_BLD, table_VD, sequences)[0]
+    return _over_sets(hidden_GMD, table_VD, sets)[0]
 
 
-def _forward(hidden_BLD, table_VD, sequences):
-    total, *gradients = _over_sequences(hidden_BLD, table_VD, sequences)
+def _forward(hidden_GMD, table_VD, sets):
+    total, *gradients = _over_sets(hidden_GMD, table_VD, sets)
     return total, gradients
 
 
 def _backward(gradients, cotangent):
-    hidden_grad_BLD, table_grad_VD = gradients
-    return cotangent * hidden_grad_BLD, cotangent * table_grad_VD, None
+    hidden_grad_GMD, table_grad_VD = gradients
+    return cotangent * hidden_grad_GMD, cotangent * table_grad_VD, None
 
 
 loss_sum.defvjp(_forward, _backward)
 
 
-def _over_sequences(hidden_BLD: Array, table_VD: Array, sequences: Sequences):
-    """(sum, dhidden, dtable): groups of sequences, longest first."""
-    num_sequences, length, _ = hidden_BLD.shape
-    group = min(_SEQUENCES, num_sequences)
-    block = min(_POSITIONS, length)
-    padding = -length % block
-    position_1L = jnp.arange(1, length + 1, dtype=jnp.int32)[None]
-    length_B = jnp.where(sequences.weight_BL > 0, position_1L, 0).max(axis=1)
-    # Fillers read past the end: sequences of weight 0, whose gradients are dropped.
-    order_B = jnp.pad(
-        jnp.argsort(-length_B),
-        (0, -num_sequences % group),
-        constant_values=num_sequences,
+def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets):
+    """(sum, dhidden, dtable): a few sets at a time, the largest first."""
+    num_sets, most, _ = hidden_GMD.shape
+    size, block = min(_SETS, num_sets), min(_POSITIONS, most)
+    # Fillers read past the end: sets without a position, whose gradients are dropped.
+    order_G = jnp.pad(
+        jnp.argsort(-sets.count_G), (0, -num_sets % size), constant_values=num_sets
     )
 
     def body(i, carry):
-        total, hidden_grad_BLD, table_grad_VD = carry
-        order_G = jax.lax.dynamic_slice_in_dim(order_B, i * group, group)
+        total, hidden_grad_GMD, table_grad_VD = carry
+        order_g = jax.lax.dynamic_slice_in_dim(order_G, i * size, size)
 
-        def take(x_BL):
-            x_GL = x_BL.at[order_G].get(mode="fill", fill_value=0)
-            axes = [(0, 0), (0, padding)] + [(0, 0)] * (x_GL.ndim - 2)
-            return jnp.pad(x_GL, axes)
+        def take(x_G):
+            return x_G.at[order_g].get(mode="fill", fill_value=0)
 
-        negative_GS = sequences.negative_BS.at[order_G].get(mode="fill", fill_value=0)
-        group_total, hidden_grad_GLD, own_grad_GLD, negative_grad_GSD = _group(
-            take(hidden_BLD),
-            table_VD,
-            Sequences(
-                take(sequences.target_BL), take(sequences.weight_BL), negative_GS
-            ),
-            (length_B.at[order_G].get(mode="fill", fill_value=0).max() - 1) // block
-            + 1,
-            block,
+        def take_padded(x_GM):
+            axes = [(0, 0), (0, -most % block)] + [(0, 0)] * (x_GM.ndim - 2)
+            return jnp.pad(take(x_GM), axes)
+
+        chosen = Sets(
+            take(sets.count_G),
+            take_padded(sets.target_GM),
+            take_padded(sets.weight_GM),
+            take(sets.negative_GS),
+            take_padded(sets.sequence_GM),
+            None if sets.dropped_GCX is None else take(sets.dropped_GCX),
         )
-        target_GL = take(sequences.target_BL)
-        table_grad_VD = table_grad_VD.at[target_GL].add(own_grad_GLD)
-        table_grad_VD = table_grad_VD.at[negative_GS].add(negative_grad_GSD)
-        hidden_grad_BLD = hidden_grad_BLD.at[order_G].set(
-            hidden_grad_GLD[:, :length], mode="drop"
+        some, hidden_grad_gMD, own_grad_gMD, negative_grad_gSD = _few_sets(
+            take_padded(hidden_GMD), table_VD, chosen, block
         )
-        return total + group_total, hidden_grad_BLD, table_grad_VD
+        table_grad_VD = table_grad_VD.at[chosen.target_GM].add(own_grad_gMD)
+        table_grad_VD = table_grad_VD.at[chosen.negative_GS].add(negative_grad_gSD)
+        hidden_grad_GMD = hidden_grad_GMD.at[order_g].set(
+            hidden_grad_gMD[:, :most], mode="drop"
+        )
+        return total + some, hidden_grad_GMD, table_grad_VD
 
     start = (
         jnp.zeros((), jnp.float32),
-        jnp.zeros_like(hidden_BLD),
+        jnp.zeros_like(hidden_GMD),
         jnp.zeros_like(table_VD),
     )
-    return jax.lax.fori_loop(0, len(order_B) // group, body, start)
+    return jax.lax.fori_loop(0, len(order_G) // size, body, start)
 
 
-def _group(hidden_GLD, table_VD, sequences: Sequences, num_blocks, block: int):
-    """(sum, dhidden, dtarget's row, dnegatives' rows) of G sequences."""
-    negative_GSD = table_VD[sequences.negative_BS]
-    own_GLD = table_VD[sequences.target_BL]
+def _few_sets(hidden_GMD, table_VD, sets: Sets, block: int):
+    """(sum, dhidden, d of the targets' rows, d of the negatives' rows)."""
+    negative_GSD = table_VD[sets.negative_GS]
+    own_GMD = table_VD[sets.target_GM]
+    competes_GCS = _competes(sets)
+    num_blocks = (sets.count_G.max() + block - 1) // block
 
     def body(i, carry):
-        total, hidden_grad_GLD, own_grad_GLD, negative_grad_GSD = carry
+        total, hidden_grad_GMD, own_grad_GMD, negative_grad_GSD = carry
 
-        def cut(x_GL):
-            return jax.lax.dynamic_slice_in_dim(x_GL, i * block, block, axis=1)
+        def cut(x_GM):
+            return jax.lax.dynamic_slice_in_dim(x_GM, i * block, block, axis=1)
 
-        hidden_GPD, own_GPD = cut(hidden_GLD), cut(own_GLD)
-        weight_GP = cut(sequences.weight_BL)
-        own_score_GP = (hidden_GPD * own_GPD).sum(axis=-1)
-        score_GPS = jnp.einsum("gpd,gsd->gps", hidden_GPD, negative_GSD)
+        def put(x_GMD, x_GPD):
+            return jax.lax.dynamic_update_slice_in_dim(x_GMD, x_GPD, i * block, axis=1)
+
+        hidden_GPD, own_GPD = cut(hidden_GMD), cut(own_GMD)
+        weight_GP = cut(sets.weight_GM)
+        own_score_GP1 = (hidden_GPD * own_GPD).sum(axis=-1, keepdims=True)
         # log(e^t + sum e^s) - t = softplus(logsumexp(s - t)), which is exact whatever
         # the scores have in common.
-        margin_GPS = score_GPS - own_score_GP[..., None]
-        others_GP = jax.nn.logsumexp(margin_GPS, axis=-1)
-        total += jnp.where(
-            weight_GP > 0, weight_GP * jax.nn.softplus(others_GP), 0
-        ).sum()
-        lost_GP = weight_GP * jax.nn.sigmoid(others_GP)
-        grad_GPS = lost_GP[..., None] * jnp.exp(margin_GPS - others_GP[..., None])
+        margin_GPS = jnp.einsum("gpd,gsd->gps", hidden_GPD, negative_GSD)
+        margin_GPS -= own_score_GP1
+        if competes_GCS is not None:
+            set_G1 = jnp.arange(len(competes_GCS))[:, None]
+            competes_GPS = competes_GCS[set_G1, cut(sets.sequence_GM)]
+            margin_GPS = jnp.where(competes_GPS, margin_GPS, -jnp.inf)
+        highest_GP1 = margin_GPS.max(axis=-1, keepdims=True)
+        # All may be dropped, and the difference of two infinities is NaN.
+        highest_GP1 = jnp.maximum(highest_GP1, jnp.finfo(jnp.float32).min)
+        unnormalised_GPS = jnp.exp(margin_GPS - highest_GP1)
+        sum_GP1 = unnormalised_GPS.sum(axis=-1, keepdims=True)
+        others_GP = (highest_GP1 + jnp.log(sum_GP1))[..., 0]
+        loss_GP = jax.nn.softplus(others_GP)
+        total += jnp.where(weight_GP > 0, weight_GP * loss_GP, 0).sum()
+        lost_GP1 = (weight_GP * jax.nn.sigmoid(others_GP))[..., None]
+        grad_GPS = unnormalised_GPS * (lost_GP1 / jnp.where(sum_GP1 > 0, sum_GP1, 1))
         hidden_grad_GPD = jnp.einsum("gps,gsd->gpd", grad_GPS, negative_GSD)
-        hidden_grad_GPD -= lost_GP[..., None] * own_GPD
+        hidden_grad_GPD -= lost_GP1 * own_GPD
         negative_grad_GSD += jnp.einsum("gps,gpd->gsd", grad_GPS, hidden_GPD)
-
-        def put(x_GLD, x_GPD):
-            return jax.lax.dynamic_update_slice_in_dim(x_GLD, x_GPD, i * block, axis=1)
-
         return (
             total,
-            put(hidden_grad_GLD, hidden_grad_GPD),
-            put(own_grad_GLD, -lost_GP[..., None] * hidden_GPD),
+            put(hidden_grad_GMD, hidden_grad_GPD),
+            put(own_grad_GMD, -lost_GP1 * hidden_GPD),
             negative_grad_GSD,
         )
 
-    zero_GLD = jnp.zeros_like(hidden_GLD)
-    zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero_GLD, zero_GLD, jnp.zeros_like(negative_GSD))
+    zero, zero_GMD = jnp.zeros((), jnp.float32), jnp.zeros_like(hidden_GMD)
+    start = (zero, zero_GMD, zero_GMD, jnp.zeros_like(negative_GSD))
     return jax.lax.fori_loop(0, num_blocks, body, start)
+
+
+def _competes(sets: Sets) -> Array | None:
+    """bool [G, C, S]: which of a set's items compete with each of its sequences."""
+    if sets.dropped_GCX is None:
+        return None
+    num_sets, num_sequences, _ = sets.dropped_GCX.shape
+    shape = (num_sets, num_sequences, sets.negative_GS.shape[1])
+    set_G11 = jnp.arange(num_sets)[:, None, None]
+    sequence_1C1 = jnp.arange(num_sequences)[None, :, None]
+    competes_GCS = jnp.ones(shape, bool)
+    return competes_GCS.at[set_G11, sequence_1C1, sets.dropped_GCX].set(
+        False, mode="drop"
+    )

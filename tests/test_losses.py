@@ -20,6 +20,7 @@ LOSSES = {
     "ce": losses.ce,
     "ce_excluded": losses.ce,
     "sampled_ce": losses.sampled_ce,
+    "sampled_ce_shared": losses.sampled_ce,
     "bce": losses.bce,
     "gbce": functools.partial(losses.gbce, beta=BETA),
 }
@@ -52,12 +53,15 @@ def problem(form, *, size=SIZE, seed=0):
     allowed_V = np.arange(NUM_ROWS) > 0
     allowed_V[4] = False  # a target nevertheless
     excluded_BX = rng.integers(0, NUM_ROWS, (size, 4)).astype(np.int32)
-    negative_BS = rng.integers(1, NUM_ROWS, (size, 4)).astype(np.int32)
+    negative_GS = rng.integers(1, NUM_ROWS, (size, 4)).astype(np.int32)
     negative_BLS = rng.integers(1, NUM_ROWS, (*shape, 2)).astype(np.int32)
+    dropped_BX = rng.integers(0, 5, (size, 3)).astype(np.int32)
     candidates = {
         "ce": Catalogue(allowed_V),
         "ce_excluded": Catalogue(allowed_V, excluded_BX),
-        "sampled_ce": Shared(negative_BS),
+        "sampled_ce": Shared(negative_GS),
+        # One set for all, of which a sequence drops up to three; 4 is padding.
+        "sampled_ce_shared": Shared(negative_GS[:1], dropped_BX),
         "bce": Separate(negative_BLS),
         "gbce": Separate(negative_BLS),
     }[form]
@@ -97,8 +101,11 @@ def sums(loss_fn, *arrays):
 
 def rivals(candidates, b, place, target):
     """The ids a position's target competes with, by the definition of each form."""
+    if isinstance(candidates, Shared) and candidates.dropped_BX is None:
+        return candidates.negative_GS[b].tolist()
     if isinstance(candidates, Shared):
-        return candidates.negative_BS[b].tolist()
+        dropped = candidates.dropped_BX[b].tolist()
+        return np.delete(candidates.negative_GS[0], [*{*dropped} - {4}]).tolist()
     if isinstance(candidates, Separate):
         return candidates.negative_BLS[b, place].tolist()
     excluded = set()
@@ -163,13 +170,18 @@ def naive(form, hidden_BLD, table_VD, target_BL, weight_BL, candidates):
         loss_BL = jax.nn.logsumexp(score_BLV, axis=-1) - target_score
     else:
         ids_BLS = (
-            jnp.broadcast_to(candidates.negative_BS[:, None], (*target_BL.shape, 4))
+            jnp.broadcast_to(candidates.negative_GS[:, None], (*target_BL.shape, 4))
             if isinstance(candidates, Shared)
             else candidates.negative_BLS
         )
         ids_BLC = jnp.concatenate([target_BL1, ids_BLS], axis=-1)
         score_BLC = jnp.einsum("bld,blcd->blc", hidden_BLD, table_VD[ids_BLC])
-        if form == "sampled_ce":
+        if form == "sampled_ce_shared":
+            place_11S = jnp.arange(4, dtype=jnp.int32)[None, None]
+            is_dropped_BS = (candidates.dropped_BX[..., None] == place_11S).any(axis=1)
+            is_dropped_BS = jnp.pad(is_dropped_BS, ((0, 0), (1, 0)))
+            score_BLC = jnp.where(is_dropped_BS[:, None], -jnp.inf, score_BLC)
+        if form.startswith("sampled_ce"):
             loss_BL = -jax.nn.log_softmax(score_BLC, axis=-1)[..., 0]
         else:
             beta = BETA if form == "gbce" else 1.0
@@ -546,10 +558,10 @@ def test_sampled_ce_of_a_catalogue_is_ce():
 def test_sampled_ce_of_a_list_is_that_of_the_catalogue_less_the_rest():
     hidden, table, target, weight, _ = problem("ce")
     target = 1 + target % 3  # targets 1..3, none of them among the negatives
-    negative_BS = np.tile(np.int32([4, 6, 7, 8]), (SIZE, 1))
+    negative_GS = np.tile(np.int32([4, 6, 7, 8]), (SIZE, 1))
     excluded_BX = np.tile(np.int32([1, 2, 3, 5]), (SIZE, 1))
     arrays = hidden, table, target, weight
-    drawn = gradients("sampled_ce", *arrays, Shared(negative_BS))
+    drawn = gradients("sampled_ce", *arrays, Shared(negative_GS))
     allowed_V = np.arange(NUM_ROWS) > 0
     left = gradients("ce_excluded", *arrays, Catalogue(allowed_V, excluded_BX))
     for leaf, expected in zip(

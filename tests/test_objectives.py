@@ -88,17 +88,17 @@ def softmax_loss(score_BLV, competitors):
 def test_sampled_ce_draws_distinct_unseen_items_for_each_sequence(num_negatives):
     drawn = draws(objectives.sampled_ce, num_negatives=num_negatives)
     assert isinstance(drawn, losses.Shared)
-    assert drawn.negative_BS.shape == (40, B, num_negatives)
-    for of_step in drawn.negative_BS.tolist():
+    assert drawn.negative_GS.shape == (40, B, num_negatives)
+    for of_step in drawn.negative_GS.tolist():
         for negative_S, seen in zip(of_step, SEEN, strict=True):
             assert len(set(negative_S)) == num_negatives
             assert set(negative_S) <= POOL - seen
     for b, seen in enumerate(SEEN):
         # Of 200 draws or more: every candidate comes up.
-        assert set(drawn.negative_BS[:, b].ravel()) == POOL - seen
+        assert set(drawn.negative_GS[:, b].ravel()) == POOL - seen
     # Independent draws, of the two equal sequences and of two steps, rarely agree.
-    assert (drawn.negative_BS[:, 2] != drawn.negative_BS[:, 5]).mean() > 0.8
-    assert (drawn.negative_BS[0] != drawn.negative_BS[1]).mean() > 0.7
+    assert (drawn.negative_GS[:, 2] != drawn.negative_GS[:, 5]).mean() > 0.8
+    assert (drawn.negative_GS[0] != drawn.negative_GS[1]).mean() > 0.7
 
 
 @pytest.mark.parametrize("num_negatives", [10, 12])
@@ -123,11 +123,39 @@ def test_sampled_ce_above_half_the_pool_leaves_the_others_out(num_negatives):
         assert loss_sum == pytest.approx(softmax_loss(score_BLV, left[k]), rel=RTOL)
 
 
+def test_sampled_ce_shares_a_set_and_drops_what_a_sequence_has_seen():
+    """Of the pool of 18, 12 for all six sequences, or for three and three."""
+    for share, num_sets in ((6, 1), (3, 2), (100, 1)):
+        options = {"num_negatives": 12, "share": share}
+        drawn = draws(objectives.sampled_ce, **options)
+        assert isinstance(drawn, losses.Shared)
+        assert drawn.negative_GS.shape == (40, num_sets, 12)
+        competitors = []
+        for negative_GS, dropped_BX in zip(*drawn, strict=True):
+            for b, seen in enumerate(SEEN):
+                negative_S = negative_GS[b * num_sets // B].tolist()
+                assert len(set(negative_S)) == 12 and set(negative_S) <= POOL
+                dropped = {*dropped_BX[b].tolist()} - {12}
+                left = {v for s, v in enumerate(negative_S) if s not in dropped}
+                assert left == set(negative_S) - seen
+                competitors.append(left)
+        assert set().union(*competitors[1::B]) == POOL - SEEN[1]
+        candidates = jax.tree.map(lambda x: x[0], drawn)
+        loss_sum, score_BLV = loss_of(objectives.sampled_ce(**options), candidates)
+        expected = softmax_loss(score_BLV, competitors[:B])
+        assert loss_sum == pytest.approx(expected, rel=RTOL)
+
+
+def test_sampled_ce_shares_evenly():
+    with pytest.raises(InputError, match=r"must divide train.batch_size, 6: got 4"):
+        draws(objectives.sampled_ce, num_negatives=2, share=4)
+
+
 def test_sampled_ce_costs_the_softmax_over_its_negatives():
     drawn = draws(objectives.sampled_ce, num_negatives=5)
     candidates = jax.tree.map(lambda x: x[0], drawn)
     loss_sum, score_BLV = loss_of(objectives.sampled_ce(num_negatives=5), candidates)
-    expected = softmax_loss(score_BLV, candidates.negative_BS.tolist())
+    expected = softmax_loss(score_BLV, candidates.negative_GS.tolist())
     assert loss_sum == pytest.approx(expected, rel=RTOL)
 
 
