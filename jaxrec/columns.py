@@ -1,17 +1,19 @@
 """Columns of a table: found by name, checked for gaps, and turned into numbers.
 
-Our names are `user`, `item`, `timestamp`, `rating`; a caller's table has its own.
-Messages name the caller's, and the row or line where it went wrong.
+Our names are `user`, `item`, `timestamp`, `rating`, `event`; a caller's table has its
+own. Messages name the caller's, and the row or line where it went wrong.
 """
 
+import collections
 import difflib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from jaxrec.errors import InputError
+from jaxrec.ledger import Ledger, Origin
 
 # What pandas says of its own types are unions that no type checker can follow.
 DataFrame = Any
@@ -39,9 +41,11 @@ def nearest_first(wanted: str, choices: Iterable[str]) -> list[str]:
     return sorted(choices, key=likeness, reverse=True)
 
 
-def wanted(*, user: str, item: str, time: str, rating: str) -> dict[str, str]:
+def wanted(
+    *, user: str, item: str, time: str, rating: str = "", event: str = ""
+) -> dict[str, str]:
     """Our name -> the caller's; "" leaves an optional column out."""
-    optional = {"timestamp": time, "rating": rating}
+    optional = {"timestamp": time, "rating": rating, "event": event}
     present = {ours: column for ours, column in optional.items() if column}
     return {"user": user, "item": item, **present}
 
@@ -62,49 +66,83 @@ def require(names: dict[str, str], present: Iterable[object], where: str) -> Non
 
 
 def checked(
-    frame: DataFrame, names: dict[str, str], place: Callable[[int], str]
+    frame: DataFrame, names: dict[str, str], origin: Origin, ledger: Ledger
 ) -> DataFrame:
     """The frame with times and ratings in numbers or datetimes, nothing missing.
 
     Args:
-      frame: columns of our names.
+      frame: columns of our names, rows numbered from 0.
       names: our name -> the caller's, for messages.
-      place: says where the k-th row is, for messages.
+      origin: says where a row is, for messages.
+      ledger: takes rows in which an id, a time, a rating or an event is missing, or is
+        no time or number.
 
     Raises:
-      InputError: an id, a time or a rating is missing, or is no time or number.
+      InputError: there is such a row, and the ledger refuses it.
     """
-    pd = pandas()
     convert = {"timestamp": _times, "rating": _numbers}
-    result = {}
     for ours, column in names.items():
-        values = frame[ours]
-        is_missing = values.isna().to_numpy()
-        if not pd.api.types.is_numeric_dtype(values):
-            is_missing = is_missing | (values == "").fillna(False).to_numpy(bool)
-        _refuse(is_missing, f"column {column!r} has no value", place)
-        if ours in convert:
-            values = convert[ours](values, column, place)
-        result[ours] = values
-    return pd.DataFrame(result, copy=False)
+        problem = f"column {column!r} has no value"
+        is_bad_I = _is_missing(frame[ours])
+        frame, origin = without(frame, is_bad_I, problem, origin, ledger)
+        if ours not in convert:
+            continue
+        values, is_bad_I, kind = convert[ours](frame[ours])
+        if is_bad_I.any():
+            problem = f"column {column!r} has no {kind}"
+            got = frame[ours].iloc[int(is_bad_I.argmax())]
+            frame, origin = without(frame, is_bad_I, problem, origin, ledger, got)
+            # Again: a column of integers and one word has been read as floats.
+            values, _, _ = convert[ours](frame[ours])
+        frame = pandas().DataFrame({**frame, ours: values}, copy=False)
+    return frame
+
+
+def without(
+    frame: DataFrame,
+    is_bad_I: np.ndarray,
+    problem: str,
+    origin: Origin,
+    ledger: Ledger,
+    got: object = None,
+) -> tuple[DataFrame, Origin]:
+    """The frame without its bad rows, which go to the ledger, and its origin."""
+    if not is_bad_I.any():
+        return frame, origin
+    first = origin.first(is_bad_I)
+    ledger.reject(problem, int(is_bad_I.sum()), first, origin, got)
+    return frame[~is_bad_I].reset_index(drop=True), origin.without(is_bad_I)
 
 
 def integers_or_text(column: Series) -> Series:
-    """As integers where every string is the one way to write its number."""
+    """As integers where every string is the one way to write its number.
+
+    Args:
+      column: categorical, of strings, none missing; any other stays as it is.
+    """
     pd = pandas()
-    number_of_row, uniques = pd.factorize(column)
-    if (number_of_row < 0).any() or not all(map(INTEGER.fullmatch, uniques)):
+    if not isinstance(column.dtype, pd.CategoricalDtype):
         return column
-    numbers = _integer_array([int(text) for text in uniques])
+    column = column.cat.remove_unused_categories()
+    texts = column.cat.categories
+    if not all(map(INTEGER.fullmatch, texts)):
+        return column
+    numbers = _integer_array([int(text) for text in texts])
     if numbers is None:
         return column
-    return pd.Series(numbers[number_of_row], column.index)
+    return pd.Series(numbers[column.cat.codes.to_numpy()], column.index)
 
 
 def codes(column: Series) -> tuple[np.ndarray, Any]:
     """Each row's id as 0..n-1, int64 [I], and the n ids, in the order of appearance."""
     pd = pandas()
-    code_I, ids = pd.factorize(column)
+    try:
+        code_I, ids = pd.factorize(column)
+    except TypeError as error:  # such as lists
+        raise InputError(
+            f"column {column.name!r} holds values that are no ids: {error}. Convert "
+            "them to strings."
+        ) from None
     if (code_I < 0).any():
         raise InputError(
             f"column {column.name!r} has missing ids. Pass the frame through "
@@ -116,30 +154,52 @@ def codes(column: Series) -> tuple[np.ndarray, Any]:
 def sorted_codes(column: Series) -> tuple[np.ndarray, np.ndarray]:
     """Each row's id as 0..n-1, int32 [I], and the n ids, ascending.
 
+    Integers of 64 bits stay what they are, and so do strings. Floats that are all whole
+    become integers, bytes are read as UTF-8, and ids of any other type, or of several,
+    become their text, str(id).
+
     Raises:
-      InputError: ids that are neither all integers nor all strings.
+      InputError: two ids with the same text, or bytes that are no text.
     """
     code_I, ids = codes(column)
-    ids = _id_array(np.asarray(ids), column.name)
+    ids = _id_array(ids, column.name)
     order = np.argsort(ids, kind="stable")
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)
     return rank[code_I], ids[order]
 
 
-def _id_array(ids: np.ndarray, name) -> np.ndarray:
-    """The ids as int64, uint64 or fixed-width strings, which need no pickle to save."""
-    pd = pandas()
-    kind = pd.api.types.infer_dtype(ids, skipna=False)
+def _id_array(ids: Any, name) -> np.ndarray:
+    """The ids as int64, uint64 or fixed-width strings, which need no pickle to save.
+
+    Args:
+      ids: a pandas Index of distinct ids.
+      name: of their column, for messages.
+    """
+    array = np.asarray(ids)
+    kind = pandas().api.types.infer_dtype(array, skipna=False)
     if kind == "string":
-        return ids.astype(str)
-    numbers = _integer_array(ids.tolist()) if kind == "integer" else None
-    if numbers is None:
+        return array.astype(str)
+    values = ids.tolist()
+    if kind == "floating" and all(map(float.is_integer, values)):
+        if max(map(abs, values)) <= 2**53:  # above, a float is not one integer
+            values, kind = [*map(int, values)], "integer"
+    numbers = _integer_array(values) if kind == "integer" else None
+    if numbers is not None:
+        return numbers
+    try:
+        texts = [x.decode() if isinstance(x, bytes) else str(x) for x in values]
+    except UnicodeDecodeError as error:
         raise InputError(
-            f"ids must be all strings or all integers of 64 bits: column {name!r} "
-            f"holds ids of kind {kind}. Convert them, for example with astype(str)."
+            f"ids in bytes must be UTF-8 text: column {name!r}: {error}. Convert them."
+        ) from None
+    if len(set(texts)) < len(texts):
+        repeated = collections.Counter(texts).most_common(1)[0][0]
+        raise InputError(
+            f"column {name!r} holds different ids with the same text {repeated!r}, of "
+            f"kind {kind}. Convert them to one type."
         )
-    return numbers
+    return np.array(texts, dtype=str)
 
 
 def _integer_array(numbers: list[int]) -> np.ndarray | None:
@@ -152,22 +212,55 @@ def _integer_array(numbers: list[int]) -> np.ndarray | None:
     return None
 
 
-def _times(values: Series, column: str, place) -> Series:
+def _is_missing(values: Series) -> np.ndarray:
+    """Whether a value is null, NaN or an empty string: bool [I]."""
+    pd = pandas()
+    is_missing_I = values.isna().to_numpy()
+    kinds = pd.api.types
+    if kinds.is_numeric_dtype(values) or kinds.is_datetime64_any_dtype(values):
+        return is_missing_I
+    return is_missing_I | (values == "").fillna(False).to_numpy(bool)
+
+
+# What a conversion returns: the values, bool [I] whether one is bad, and what it lacks.
+Converted = tuple[Series, np.ndarray, str]
+_PROBE_ROWS = 1000
+_CHUNK_ROWS = 1 << 20
+
+
+def _times(values: Series) -> Converted:
     """Numbers as given; datetimes and ISO 8601 strings as datetimes in UTC."""
     pd = pandas()
+    kind = "number or ISO 8601 time"
     if not pd.api.types.is_datetime64_any_dtype(values):
-        if _is_numeric(values):
-            return _numbers(values, column, place)
-        text = values.astype(str)
-        values = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
-        is_bad = values.isna().to_numpy()
-        if is_bad.any():
-            is_number = pd.to_numeric(text, errors="coerce").notna().to_numpy()
-            is_meant_as_numbers = is_number.sum() > (~is_bad).sum()
-            is_bad = ~is_number if is_meant_as_numbers else is_bad
-            problem = f"column {column!r} has no number or ISO 8601 time"
-            _refuse(is_bad, problem, place, text)
-    return pd.to_datetime(values, utc=True).dt.tz_localize(None)
+        # Strings that are no numbers show it soon; to find it of all takes memory.
+        if _is_numeric(values.iloc[:_PROBE_ROWS]) and _is_numeric(values):
+            return _numbers(values)
+        values, texts = _iso_times(values), values
+        is_bad_I = values.isna().to_numpy()
+        if is_bad_I.any():
+            numbers = pd.to_numeric(texts.astype(str), errors="coerce")
+            is_number_I = numbers.notna().to_numpy()
+            if is_number_I.sum() > (~is_bad_I).sum():  # they are meant as numbers
+                return numbers, ~is_number_I, kind
+            return values, is_bad_I, kind
+    values = pd.to_datetime(values, utc=True).dt.tz_localize(None)
+    return values, np.zeros(len(values), bool), kind
+
+
+def _iso_times(values: Series) -> Series:
+    """Datetimes in UTC, NaT where a text is none; a part at a time, to save memory."""
+    pd = pandas()
+    parts = [
+        pd.to_datetime(
+            values.iloc[first : first + _CHUNK_ROWS].astype(str),
+            format="ISO8601",
+            utc=True,
+            errors="coerce",
+        )
+        for first in range(0, max(1, len(values)), _CHUNK_ROWS)
+    ]
+    return pd.concat(parts)
 
 
 def _is_numeric(values: Series) -> bool:
@@ -179,24 +272,13 @@ def _is_numeric(values: Series) -> bool:
     return not pd.api.types.is_bool_dtype(values)
 
 
-def _numbers(values: Series, column: str, place) -> Series:
+def _numbers(values: Series) -> Converted:
     """int64 or finite float64."""
     pd = pandas()
     numbers = pd.to_numeric(values, errors="coerce")
     if pd.api.types.is_integer_dtype(numbers):
-        if numbers.max() <= np.iinfo(np.int64).max:
-            return numbers.astype(np.int64)
+        if not len(numbers) or numbers.max() <= np.iinfo(np.int64).max:
+            numbers = numbers.astype(np.int64)
+            return numbers, np.zeros(len(numbers), bool), "finite number"
     numbers = numbers.astype(np.float64)
-    is_bad = ~np.isfinite(numbers.to_numpy())
-    _refuse(is_bad, f"column {column!r} has no finite number", place, values)
-    return numbers
-
-
-def _refuse(is_bad_I: np.ndarray, problem: str, place, values=None) -> None:
-    if is_bad_I.any():
-        first = int(is_bad_I.argmax())
-        got = "" if values is None else f" but {str(values.iloc[first])[:40]!r}"
-        raise InputError(
-            f"{place(first)}: {problem}{got} ({is_bad_I.sum()} such rows in all). "
-            "Correct or remove them."
-        )
+    return numbers, ~np.isfinite(numbers.to_numpy()), "finite number"

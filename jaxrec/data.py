@@ -5,8 +5,8 @@
 protocol, a user's training part is a prefix of that user's items, and a held-out
 row is a prefix (the history) and the one item to be predicted from it.
 
-Readers and filters that make a Dataset are in `readers`; names of public data sets
-are in `datasets`.
+Readers and filters that make a Dataset are in `readers`; further splits in `splits`;
+names of public data sets in `datasets`.
 """
 
 import dataclasses
@@ -97,7 +97,8 @@ class Holdout(NamedTuple):
     """Rows to be ranked: N prefixes and the item that each of them hides.
 
     The history of row n is `items[offsets[user[n]]:end[n]]`; the item to be ranked
-    is `target[n]`.
+    is `target[n]`, which in a Split is `items[end[n]]`, the interaction after it. A
+    user may have several rows.
     """
 
     user: np.ndarray  # int32 [N]
@@ -111,7 +112,8 @@ class Split:
 
     Attributes:
       dataset: the log.
-      train_end: int64 [U], user u trains on `items[offsets[u]:train_end[u]]`.
+      train_end: int64 [U], user u trains on `items[offsets[u]:train_end[u]]`, which
+        may be nothing.
       valid, test: the held-out rows.
       report: counts of users that a part leaves out, for the record.
     """
@@ -126,19 +128,56 @@ class Split:
     def train_lengths(self) -> np.ndarray:
         return self.train_end - self.dataset.offsets[:-1]
 
+    @property
+    def is_train_I(self) -> np.ndarray:
+        """Whether an interaction is in the training part: bool [I]."""
+        rest = self.dataset.offsets[1:] - self.train_end
+        runs = np.stack([self.train_lengths, rest], axis=1).reshape(-1)
+        return np.repeat(np.tile([True, False], self.dataset.num_users), runs)
+
     def train_item_counts(self) -> np.ndarray:
         """Training interactions of each item, int64 [num_items + 1], by its id."""
-        dataset = self.dataset
-        num_kept = np.repeat(self.train_lengths, dataset.lengths)
-        position = np.arange(dataset.num_interactions) - np.repeat(
-            dataset.offsets[:-1], dataset.lengths
-        )
-        kept = dataset.items[position < num_kept]
-        return np.bincount(kept, minlength=dataset.num_items + 1)
+        return self._train_item_counts
+
+    @functools.cached_property
+    def _train_item_counts(self) -> np.ndarray:
+        kept = self.dataset.items[self.is_train_I]
+        counts = np.bincount(kept, minlength=self.dataset.num_items + 1)
+        counts.flags.writeable = False  # shared by all who ask
+        return counts
 
     def sha256(self) -> str:
         """Hash of the log and of every boundary: equal splits, equal hash."""
         return self._sha256
+
+    @functools.cached_property
+    def _statistics(self) -> dict:
+        dataset, lengths = self.dataset, self.dataset.lengths
+        seen_in_train = self.train_item_counts() > 0
+        is_cold_U = self.train_lengths == 0
+        return {
+            "name": dataset.name,
+            "users": dataset.num_users,
+            "items": dataset.num_items,
+            "interactions": dataset.num_interactions,
+            "length_mean": round(float(lengths.mean()), 2),
+            "length_median": float(np.median(lengths)),
+            "length_min": int(lengths.min()),
+            "length_max": int(lengths.max()),
+            "train_interactions": int(self.train_lengths.sum()),
+            "items_in_train": int(seen_in_train.sum()),
+            "users_without_training": int(is_cold_U.sum()),
+            "users_of_one_training_item": int((self.train_lengths == 1).sum()),
+            "valid_rows": len(self.valid.user),
+            "test_rows": len(self.test.user),
+            "test_users": len(np.unique(self.test.user)),
+            "test_rows_of_users_without_training": int(is_cold_U[self.test.user].sum()),
+            "test_targets_not_in_train": int((~seen_in_train[self.test.target]).sum()),
+            **leakage(self),
+            **self.report,
+            **dataset.report,
+            "sha256": dataset.sha256(),
+        }
 
     @functools.cached_property
     def _sha256(self) -> str:
@@ -175,25 +214,45 @@ def leave_one_out(dataset: Dataset) -> Split:
     )
 
 
-def statistics(split: Split) -> dict:
-    """What a reader of a result wants to know of its data, as plain numbers."""
-    dataset, lengths = split.dataset, split.dataset.lengths
-    seen_in_train = split.train_item_counts() > 0
+def leakage(split: Split) -> dict[str, float]:
+    """How far training reaches into the future of the test rows, where times are known.
+
+    With t_n the time of the item that test row n hides, N rows, and s_i the times of
+    the I training interactions:
+
+      test_share_older_than_training = |{n : t_n < max_i s_i}| / N
+      training_share_newer_than_test = (1 / N) sum_n |{i : s_i > t_n}| / I
+
+    The first is the share of rows that are older than the last training interaction of
+    the log, which is to say: than any. The second is how much of the training part is
+    newer than a test row, on average. Both are 0 where training ends before the test
+    begins, as under a split at a time point; leave-one-out leaks by its nature, since
+    one user's last item is older than another's training part.
+
+    Returns:
+      Both, fractions in [0, 1]; {} where the times are unknown or no row is tested.
+    """
+    time_I = split.dataset.timestamps
+    if time_I is None or not len(split.test.end):
+        return {}
+    train_I = np.sort(time_I[split.is_train_I])
+    test_N = time_I[split.test.end]
+    num_newer_N = len(train_I) - np.searchsorted(train_I, test_N, side="right")
     return {
-        "name": dataset.name,
-        "users": dataset.num_users,
-        "items": dataset.num_items,
-        "interactions": dataset.num_interactions,
-        "length_mean": round(float(lengths.mean()), 2),
-        "length_median": float(np.median(lengths)),
-        "length_min": int(lengths.min()),
-        "length_max": int(lengths.max()),
-        "train_interactions": int(split.train_lengths.sum()),
-        "items_in_train": int(seen_in_train.sum()),
-        "valid_rows": len(split.valid.user),
-        "test_rows": len(split.test.user),
-        "test_targets_not_in_train": int((~seen_in_train[split.test.target]).sum()),
-        **split.report,
-        **dataset.report,
-        "sha256": dataset.sha256(),
+        "test_share_older_than_training": round(float((num_newer_N > 0).mean()), 4),
+        "training_share_newer_than_test": round(
+            float(num_newer_N.mean() / len(train_I)), 4
+        ),
     }
+
+
+def statistics(split: Split) -> dict:
+    """What a reader of a result wants to know of its data, as plain numbers.
+
+    Cold users and items are in there: `users_without_training` train on nothing, and of
+    the test rows `test_rows_of_users_without_training` are theirs;
+    `test_targets_not_in_train` hide an item that nobody trains on. Such rows are ranked
+    like all others. `users_of_one_training_item` train on too little to predict a next
+    item. See also `leakage`, and the reports of the split and of the readers.
+    """
+    return {**split._statistics}

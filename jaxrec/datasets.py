@@ -4,7 +4,16 @@ import os
 import pathlib
 from typing import NamedTuple
 
-from jaxrec import config, data, download, readers, signature, synthetic
+from jaxrec import (
+    config,
+    data,
+    download,
+    ledger,
+    readers,
+    signature,
+    splits,
+    synthetic,
+)
 from jaxrec.errors import InputError
 
 _PAPER = (
@@ -78,7 +87,6 @@ PUBLIC = {
         )
     ),
 }
-SPLITS = {"leave_one_out": data.leave_one_out}
 
 
 def load(
@@ -92,10 +100,17 @@ def load(
     time: str = "timestamp",
     rating: str = "rating",
     min_rating: float | None = None,
+    event: str = "",
+    events: tuple[str, ...] = (),
+    broken: str = "error",
     duplicates: str = "keep",
     min_user: int = 1,
     min_item: int = 1,
     split: str = "leave_one_out",
+    holdout_n: int | None = None,
+    test_from: int | float | str | None = None,
+    valid_from: int | float | str | None = None,
+    holdout_users: int | float | None = None,
     seed: int = 0,
 ) -> data.Split:
     """A data set, read, filtered, encoded and split.
@@ -113,37 +128,56 @@ def load(
       time: column of the times; "" where rows are in time order already.
       rating: column of the ratings, which is read where min_rating is given.
       min_rating: rows rated below are left out.
+      event: column that says what a row is, such as a view or a sale.
+      events: the events that are kept; all where no column is named.
+      broken: rows that cannot be used (fields that do not fit, an id missing, a time
+        that is none): "error" names the first, "skip" counts them by reason.
       duplicates: of equal user-item pairs, "keep" all, the "first" or the "last".
       min_user, min_item: fewest interactions of a user and of an item.
-      split: how parts are held out.
-      seed: of the synthetic data set.
+      split: how parts are held out: "leave_one_out", "leave_last_n" (by holdout_n),
+        "time_point" (by test_from and valid_from) or "held_out_users" (by
+        holdout_users); `splits` says what each does.
+      holdout_n, test_from, valid_from, holdout_users: of those splits.
+      seed: of the synthetic data set, and of the draw of held-out users.
 
     Raises:
       InputError: an argument, the file or a download is wrong.
     """
-    if split not in SPLITS:
-        near = config.suggestion(split, SPLITS, what="splits")
-        raise InputError(f"no split is named {split!r}{near}.")
+    hold_out = splits.choose(
+        split,
+        seed=seed,
+        holdout_n=holdout_n,
+        test_from=test_from,
+        valid_from=valid_from,
+        holdout_users=holdout_users,
+    )
+    if bool(event) != bool(events):
+        raise InputError(
+            "data.event names the column and data.events the events that are kept: "
+            f"give both or neither, got event={event!r}, events={events}."
+        )
     filters = {
         "min_rating": min_rating,
+        "events": events,
         "duplicates": duplicates,
         "min_user": min_user,
         "min_item": min_item,
     }
     if name == "synthetic" and not path and frame is None:
-        return SPLITS[split](_synthetic(seed, filters))
-    names = {"user": user, "item": item, "time": time}
+        return hold_out(_synthetic(seed, filters))
+    names = {"user": user, "item": item, "time": time, "event": event}
     names["rating"] = "" if min_rating is None else rating
+    rows = ledger.Ledger(broken)
     if frame is None:
         file = locate(name, path)
         name = name or file.stem
-        table = readers.read(file, format=format, **names)
+        table = readers.read(file, format=format, **names, ledger=rows)
     elif path:
         raise InputError(f"give a path or a frame, not both: got path={path!r}.")
     else:
         name = name or "unnamed"
-        table = readers.as_frame(frame, **names)
-    return SPLITS[split](readers.build(table, name=name, **filters))
+        table = readers.as_frame(frame, **names, ledger=rows)
+    return hold_out(readers.build(table, name=name, **filters, ledger=rows))
 
 
 def locate(name: str, path: str | os.PathLike = "") -> pathlib.Path:
@@ -176,7 +210,7 @@ def locate(name: str, path: str | os.PathLike = "") -> pathlib.Path:
             f"no data set is named {name!r}{near}. Your own file goes to data.path."
         )
     public = PUBLIC[name]
-    cached = _cache() / f"{name}.txt"
+    cached = cache() / f"{name}.txt"
     folder = os.environ.get("JAXREC_DATA")
     for file in (*([pathlib.Path(folder, cached.name)] if folder else []), cached):
         if file.is_file():
@@ -197,7 +231,8 @@ def locate(name: str, path: str | os.PathLike = "") -> pathlib.Path:
     return cached
 
 
-def _cache() -> pathlib.Path:
+def cache() -> pathlib.Path:
+    """The user's folder for what can be made or fetched again."""
     root = os.environ.get("XDG_CACHE_HOME")
     return pathlib.Path(root or pathlib.Path.home() / ".cache", "jaxrec")
 

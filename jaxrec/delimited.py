@@ -1,19 +1,25 @@
 """Text files of rows and fields: parsed at speed, and again slowly to name a line.
 
 pandas' C parser does the work. What it finds odd is read once more, row by row, by
-Python's csv module, which knows the line.
+Python's csv module, which knows the line. A row that does not fit is broken; if the
+ledger lets it pass, the C parser gets the file without that line.
+
+A quote that is never closed would swallow the rows that follow. So a broken row is one
+line, and reading goes on at the next.
 """
 
 import csv
+import io
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.columns import DataFrame, pandas
+from jaxrec.columns import DataFrame, Series, pandas
 from jaxrec.errors import InputError
+from jaxrec.ledger import Ledger, Origin
 
 
 class Layout(NamedTuple):
@@ -51,54 +57,99 @@ _CHUNK_BYTES = 1 << 24
 _MISSING = ["", "nan", "NaN"]
 
 
-def header(path: str | os.PathLike, layout: Layout) -> list[str]:
-    """Names of the fields, in order."""
-    if layout.columns:
-        return list(layout.columns)
-    for _, fields in _records(path, layout):
-        return fields
-    raise InputError(f"{path} is empty: expected a header and rows")
-
-
-def parse(
-    path: str | os.PathLike,
-    layout: Layout,
-    wanted: dict[str, int],
-    *,
-    text: tuple[str, ...] = (),
-) -> DataFrame:
-    """The wanted fields of every row, numbers as numbers where a whole field is.
+class TextFile:
+    """The rows of a UTF-8 text file; its blank lines are skipped.
 
     Args:
-      path: a UTF-8 text file.
+      path: the file.
       layout: how it is cut.
-      wanted: the result's column name -> place of the field, from 0.
-      text: columns of the result that stay strings.
+      ledger: takes the rows that have too many or too few fields or are not UTF-8.
 
-    Returns:
-      A frame in file order. Row k is the k-th row of the file that is not blank.
+    Attributes:
+      header: names of the fields, in order.
+      origin: says in which line a row begins.
 
     Raises:
-      InputError: a row has too many or too few fields, or is not UTF-8.
+      InputError: the file is empty, or its header cannot be read.
     """
-    pd = pandas()
-    width = len(header(path, layout))
-    empty = [k for k, name in enumerate(layout.columns) if name.startswith("_")]
-    chunks, is_suspect = [], False
-    try:
-        with warnings.catch_warnings():
+
+    def __init__(self, path: str | os.PathLike, layout: Layout, ledger: Ledger):
+        self._path, self._layout, self._ledger = path, layout, ledger
+        self._broken: frozenset[int] = frozenset()
+        self._is_checked = False
+        self.origin = Origin(str(path), "line", self._lines_of)
+        if layout.columns:
+            self.header = list(layout.columns)
+            return
+        for record in _records(path, layout):
+            if record.problem:
+                raise InputError(f"{path}, line {record.line}: {record.problem}.")
+            self.header = record.fields
+            return
+        raise InputError(f"{path} is empty: expected a header and rows.")
+
+    def first_row(self) -> list[str]:
+        """The fields of the first row that is not broken; [] where there is none."""
+        return next((r.fields for r in self._rows() if not r.problem), [])
+
+    def check(self) -> None:
+        """Enters every broken row in the ledger, if that was not done yet."""
+        if not self._is_checked:
+            self._is_checked = True
+            self._broken = self._find_broken()
+
+    def parse(self, wanted: dict[str, int], *, text: tuple[str, ...] = ()) -> DataFrame:
+        """The wanted fields of every row, numbers as numbers where a whole field is.
+
+        Args:
+          wanted: the result's column name -> place of the field, from 0.
+          text: columns of the result that stay strings; they become categorical.
+
+        Returns:
+          A frame in file order.
+
+        Raises:
+          InputError: a row is broken, and the ledger refuses it.
+        """
+        pd = pandas()
+        try:
+            frame, is_suspect = self._parse(wanted, text)
+            problem = ""
+        except (
+            pd.errors.ParserError,
+            pd.errors.ParserWarning,
+            UnicodeDecodeError,
+        ) as error:
+            frame, is_suspect, problem = None, True, " ".join(str(error).split())
+        if is_suspect and not self._is_checked:
+            self.check()
+            if self._broken:
+                return self.parse(wanted, text=text)
+        if frame is None:
+            raise InputError(f"{self._path} cannot be read: {problem}.")
+        return frame
+
+    def _parse(
+        self, wanted: dict[str, int], text: tuple[str, ...]
+    ) -> tuple[DataFrame, bool]:
+        """The frame, and whether some row may be too short."""
+        pd = pandas()
+        layout, width = self._layout, len(self.header)
+        empty = _empty_fields(layout)
+        columns: dict[str, list[Series]] = {name: [] for name in wanted}
+        is_suspect = False
+        with warnings.catch_warnings(), self._open() as file:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             with pd.read_csv(
-                path,
+                file,
                 sep=r"\s+" if layout.separator == " " else layout.separator,
                 header=None if layout.columns else 0,
                 names=list(range(width)),
                 index_col=False,  # else a first row that is too long moves the columns
-                dtype={wanted[name]: str for name in text},
+                dtype={wanted[name]: str for name in text if name in wanted},
                 keep_default_na=False,
                 na_values=_MISSING,
                 quoting=layout.quoting,
-                compression=None,
                 chunksize=_CHUNK_ROWS,
                 low_memory=False,
             ) as reader:
@@ -108,28 +159,53 @@ def parse(
                         chunk[width - 1].isna().any()
                         or chunk[empty].notna().any(axis=None)
                     )
-                    chunks.append(chunk[list(wanted.values())])
-    except (
-        pd.errors.ParserError,
-        pd.errors.ParserWarning,
-        UnicodeDecodeError,
-    ) as error:
-        _check_rows(path, layout, width, empty)
-        raise InputError(
-            f"{path} cannot be read: {' '.join(str(error).split())}"
-        ) from None
-    if is_suspect:
-        _check_rows(path, layout, width, empty)
-    return pd.concat(chunks, ignore_index=True).set_axis(list(wanted), axis=1)
+                    chunk = chunk[list(wanted.values())]
+                    for name, place in wanted.items():
+                        is_text = name in text
+                        column = _category(chunk[place]) if is_text else chunk[place]
+                        columns[name].append(column)
+        joined = {
+            name: _joined(columns.pop(name), is_text=name in text) for name in wanted
+        }
+        return pd.DataFrame(joined, copy=False), is_suspect
 
+    def _open(self) -> Any:
+        if not self._broken:
+            return open(self._path, "rb")
+        return io.BufferedReader(_Without(self._path, self._broken), _CHUNK_BYTES)
 
-def line(path: str | os.PathLike, layout: Layout, row: int) -> int:
-    """Number, from 1, of the line where a row of `parse` begins."""
-    skipped = 0 if layout.columns else 1
-    for k, (number, _) in enumerate(_records(path, layout)):
-        if k == row + skipped:
-            return number
-    raise AssertionError(f"{path} has no row {row}")
+    def _rows(self) -> Iterator["_Record"]:
+        """Every row but the header and those that are known to be broken."""
+        records = _records(self._path, self._layout, len(self.header), self._broken)
+        if not self._layout.columns:
+            next(records, None)
+        return records
+
+    def _find_broken(self) -> frozenset[int]:
+        """The lines of broken rows, each entered in the ledger."""
+        lines: dict[str, list[int]] = {}
+        example: dict[str, str] = {}
+        for record in self._rows():
+            if record.problem:
+                lines.setdefault(record.problem, []).append(record.line)
+                example.setdefault(record.problem, record.text)
+        for problem, numbers in lines.items():
+            self._ledger.reject(
+                problem, len(numbers), numbers, self.origin, example[problem] or None
+            )
+        return frozenset(n for numbers in lines.values() for n in numbers)
+
+    def _lines_of(self, rows: np.ndarray) -> list[int]:
+        """The line where each of these rows of `parse` begins; ascending, both."""
+        remaining, found = rows.tolist(), []
+        for k, record in enumerate(self._rows()):
+            if not remaining:
+                break
+            if k == remaining[0]:
+                found.append(record.line)
+                del remaining[0]
+        assert not remaining, f"{self._path} has no row {remaining}"
+        return found
 
 
 def has_padded_number(path: str | os.PathLike, layout: Layout) -> bool:
@@ -153,41 +229,132 @@ def has_padded_number(path: str | os.PathLike, layout: Layout) -> bool:
     return False
 
 
-def _check_rows(path, layout: Layout, width: int, empty: list[int]) -> None:
-    """Raises InputError at the first row that does not fit the layout."""
-    for number, fields in _records(path, layout):
-        if len(fields) != width or any(fields[k] for k in empty):
-            got = layout.separator.join(fields)[:60]
-            raise InputError(
-                f"{path}, line {number}: expected {layout.row.format(width=width)}, "
-                f"got {got!r}. Correct or remove the line."
-            )
+def _category(texts: Series) -> Any:
+    """A chunk of strings as numbers of the distinct ones: a fraction of the memory."""
+    pd = pandas()
+    code_I, distinct = pd.factorize(texts)
+    return pd.Categorical.from_codes(code_I, distinct.astype(object))
 
 
-def _records(path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
-    """(number of the first line, fields) of each row that is not blank."""
-    lines = _lines(path)
-    if layout.separator == " ":
-        lines = (" ".join(line.split()) for line in lines)
-    reader = csv.reader(
-        lines, delimiter=layout.separator, quoting=layout.quoting, strict=True
-    )
-    number = 1
-    try:
-        for fields in reader:
-            if len(fields) > 1 or (fields and fields[0].strip()):
-                yield number, fields
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}, line {number}: {error}") from None
+def _joined(parts: list, *, is_text: bool) -> Series:
+    pd = pandas()
+    if is_text:
+        return pd.Series(pd.api.types.union_categoricals(parts))
+    return pd.concat(parts, ignore_index=True)
 
 
-def _lines(path) -> Iterator[str]:
+def _empty_fields(layout: Layout) -> list[int]:
+    return [k for k, name in enumerate(layout.columns) if name.startswith("_")]
+
+
+class _Lines:
+    """(number from 1, bytes) of the lines of a file; some can be given back."""
+
+    def __init__(self, file, without: frozenset[int]):
+        numbered = enumerate(file, 1)
+        self._lines = (pair for pair in numbered if pair[0] not in without)
+        self._returned: list[tuple[int, bytes]] = []
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> tuple[int, bytes]:
+        return self._returned.pop() if self._returned else next(self._lines)
+
+    def give_back(self, lines: list[tuple[int, bytes]]) -> None:
+        self._returned += reversed(lines)
+
+
+class _Without(io.RawIOBase):
+    """The bytes of a file without some of its lines."""
+
+    def __init__(self, path, without: frozenset[int]):
+        self._file = open(path, "rb")
+        self._lines = _Lines(self._file, without)
+        self._pending = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        parts, size = [self._pending], len(self._pending)
+        while size < len(buffer):
+            _, line = next(self._lines, (0, b""))
+            if not line:
+                break
+            parts.append(line)
+            size += len(line)
+        content = b"".join(parts)
+        taken = min(len(buffer), len(content))
+        buffer[:taken], self._pending = content[:taken], content[taken:]
+        return taken
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+class _Record(NamedTuple):
+    """A row: its first line, its fields or what is wrong with it, and how it looks."""
+
+    line: int
+    fields: list[str]
+    problem: str = ""
+    text: str = ""
+
+
+def _records(
+    path,
+    layout: Layout,
+    width: int | None = None,
+    without: frozenset[int] = frozenset(),
+) -> Iterator[_Record]:
+    """Each row that is not blank; its fields are judged where the width is known."""
+    empty = _empty_fields(layout)
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
+        source = _Lines(file, without)
+        for number, line in source:
+            more: list[tuple[int, bytes]] = []
             try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                fields = _fields(number, line, layout, source, more)
             except UnicodeDecodeError:
-                raise InputError(
-                    f"{path}, line {number}: not UTF-8 text. Convert or unpack it."
-                ) from None
+                problem = "not UTF-8 text (to be converted, or unpacked)"
+                record = _Record(number, [], problem)
+            except csv.Error as error:
+                record = _Record(number, [], str(error), line[:60].decode(**_LENIENT))
+            else:
+                if len(fields) < 2 and not "".join(fields).strip():
+                    continue
+                is_right = width is None or len(fields) == width
+                if is_right and not any(fields[k] for k in empty):
+                    yield _Record(number, fields)
+                    continue
+                problem = f"expected {layout.row.format(width=width)}"
+                record = _Record(number, [], problem, layout.separator.join(fields))
+            source.give_back(more)
+            yield record
+
+
+_LENIENT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
+
+
+def _fields(number: int, line: bytes, layout: Layout, source: _Lines, more) -> list:
+    """The fields of the row that begins with a line; `more` takes its further lines."""
+    text = _decoded(number, line)
+    if layout.separator == " ":
+        return text.split()
+    body = text.rstrip("\r\n")
+    if layout.quoting == csv.QUOTE_NONE or not ('"' in body or "\r" in body):
+        return body.split(layout.separator)
+
+    def lines():
+        yield text
+        for pair in source:
+            more.append(pair)
+            yield _decoded(*pair)
+
+    return next(csv.reader(lines(), delimiter=layout.separator, strict=True), [])
+
+
+def _decoded(number: int, line: bytes) -> str:
+    return line.decode("utf-8-sig" if number == 1 else "utf-8")

@@ -9,12 +9,16 @@ import importlib.util
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrec import (
     batches,
+    choices,
     config,
     datasets,
     metrics,
@@ -49,6 +53,9 @@ class Training:
       checkpoint_every_s: seconds between checkpoints, at the least; one is written at
         an interruption and at the end in any case.
       tensorboard: write TensorBoard events too.
+      wandb: write a run of Weights & Biases too.
+      compile_cache: keep compiled programs in the user's cache, so that the same shapes
+        start at once another time.
       show_users: users whose recommendations are shown at the end.
     """
 
@@ -62,6 +69,8 @@ class Training:
     steps_per_dispatch: int = 16
     checkpoint_every_s: float = 30.0
     tensorboard: bool = False
+    wandb: bool = False
+    compile_cache: bool = False
     show_users: int = 0
 
     def __post_init__(self):
@@ -118,16 +127,21 @@ def require(option: str, value: float, *bounds: str) -> None:
 def targets() -> dict[str, Callable[[Mapping], Callable]]:
     """Section of a config -> how to find the callable whose arguments it holds."""
 
-    def named(table: Mapping[str, Callable], what: str):
-        return lambda section: config.resolve(section["name"], table, what=what)
+    def named(section: str, table: Mapping[str, Callable]):
+        def find(given: Mapping) -> Callable:
+            function = config.resolve(given["name"], table, what=section)
+            return choices.with_auto(function, section)
 
+        return find
+
+    losses = {**objectives.OBJECTIVES, choices.AUTO: choices.auto_loss}
     return {
         "data": lambda section: datasets.load,
-        "model": named(models.ENCODERS, "model"),
-        "loss": named(objectives.OBJECTIVES, "loss"),
-        "optim": named(optim.OPTIMISERS, "optim"),
-        "train": lambda section: Training,
-        "eval": lambda section: Evaluation,
+        "model": named("model", models.ENCODERS),
+        "loss": named("loss", losses),
+        "optim": named("optim", optim.OPTIMISERS),
+        "train": lambda section: choices.with_auto(Training, "train"),
+        "eval": lambda section: choices.with_auto(Evaluation, "eval"),
     }
 
 
@@ -137,7 +151,10 @@ SUPPLIED = {"data": ("frame",), "model": ("num_items",)}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Experiment:
-    """All that training, ranking and recommending share; see `build`."""
+    """All that training, ranking and recommending share; see `build`.
+
+    Its config has a value in place of every "auto"; `chosen` has the reasons for them.
+    """
 
     config: dict
     split: Split
@@ -147,6 +164,7 @@ class Experiment:
     log: batches.Log
     items: Items
     evaluator: Evaluator
+    chosen: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def encoder(self) -> Any:
@@ -165,32 +183,13 @@ def build(settings: Mapping, frame: Any = None) -> Experiment:
       InputError: an option or a value is wrong, or the data does not allow it.
     """
     settings = config.complete(settings, targets(), supplied=SUPPLIED)
-    call = {section: find(settings[section]) for section, find in targets().items()}
-    options = {
-        section: {
-            key: value for key, value in settings[section].items() if key != "name"
-        }
-        if section in config.NAMED
-        else settings[section]
-        for section in call
-    }
-    training = call["train"](**options["train"])
-    evaluation = call["eval"](**options["eval"])
-    check_call("loss", call["loss"], options["loss"])
-    objective = call["loss"](**options["loss"])
-    optimiser = call["optim"](**options["optim"])
-    check_model(options["model"])
-    if not isinstance(objective, Objective):
-        raise InputError(
-            f"loss.name={settings['loss']['name']!r} must be a function that returns "
-            f"an objectives.Objective: got {type(objective).__name__}."
-        )
-    if training.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise InputError(
-            "train.tensorboard needs tensorboardX: pip install 'jaxrec[tensorboard]'."
-        )
-    split = call["data"](**options["data"], frame=frame)
-    encoder = call["model"](num_items=split.dataset.num_items, **options["model"])
+    # What is wrong whatever the data is said before it is read.
+    if assemble(choices.resolve(settings, choices.NOMINAL)[0]).training.compile_cache:
+        keep_compiled(datasets.cache() / "compiled")
+    split = datasets.load(**settings["data"], frame=frame)
+    resolved, chosen = choices.resolve(settings, choices.shape(split))
+    settings, training, evaluation, objective, optimiser, make = assemble(resolved)
+    encoder = make(num_items=split.dataset.num_items)
     check_window(encoder, training)
     recipe = Recipe(
         encoder=encoder,
@@ -213,8 +212,65 @@ def build(settings: Mapping, frame: Any = None) -> Experiment:
         batch_size=evaluation.batch_size,
     )
     return Experiment(
-        settings, split, training, evaluation, recipe, log, items, evaluator
+        settings, split, training, evaluation, recipe, log, items, evaluator, chosen
     )
+
+
+def keep_compiled(folder: Path) -> None:
+    """Tells JAX to keep what it compiles in the folder, and to look there first.
+
+    Who can write to the folder can change the programs: it must be the user's own.
+    """
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Below this a program is compiled as fast as it is found.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+class Parts(NamedTuple):
+    """What a config names, but the data; `make` takes num_items."""
+
+    config: dict
+    training: Training
+    evaluation: Evaluation
+    objective: Objective
+    optimiser: Any
+    make: Callable[..., Any]
+
+
+def assemble(settings: Mapping) -> Parts:
+    """The parts of a config without "auto", checked as far as they go without data.
+
+    Raises:
+      InputError: an option or a value is wrong.
+    """
+    settings = config.complete(settings, targets(), supplied=SUPPLIED)
+    call = {section: find(settings[section]) for section, find in targets().items()}
+    options = {
+        section: {
+            key: value for key, value in settings[section].items() if key != "name"
+        }
+        if section in config.NAMED
+        else settings[section]
+        for section in call
+    }
+    training = call["train"](**options["train"])
+    evaluation = call["eval"](**options["eval"])
+    check_call("loss", call["loss"], options["loss"])
+    objective = call["loss"](**options["loss"])
+    optimiser = call["optim"](**options["optim"])
+    check_model(options["model"])
+    if not isinstance(objective, Objective):
+        raise InputError(
+            f"loss.name={settings['loss']['name']!r} must be a function that returns "
+            f"an objectives.Objective: got {type(objective).__name__}."
+        )
+    for option, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+        if getattr(training, option) and importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"train.{option} needs {package}: pip install 'jaxrec[{option}]'."
+            )
+    make = partial(call["model"], **options["model"])
+    return Parts(settings, training, evaluation, objective, optimiser, make)
 
 
 def check_call(section: str, function: Callable, options: Mapping[str, Any]) -> None:

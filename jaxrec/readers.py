@@ -5,8 +5,11 @@
     dataset = encode(frame, name="my-log")
 
 Every frame in between has the columns `user`, `item` and, where they are known,
-`timestamp` and `rating`, with nothing missing. A filter keeps the order of the rows
-and returns the number of rows that it removed; `build` runs them all.
+`timestamp`, `rating` and `event`, with nothing missing. A filter keeps the order of
+the rows and returns the number of rows that it removed; `build` runs them all.
+
+A row that cannot be used (fields that do not fit, an id missing, a time that is none)
+is an error, or is skipped and counted: see `ledger`.
 """
 
 import os
@@ -19,6 +22,7 @@ import numpy as np
 from jaxrec import columns, data, delimited
 from jaxrec.columns import DataFrame, pandas
 from jaxrec.errors import InputError
+from jaxrec.ledger import Ledger, Origin
 
 FORMATS = (*delimited.LAYOUTS, "parquet")
 _FORMAT_OF_SUFFIX = {
@@ -28,6 +32,7 @@ _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
+_CATEGORICAL = ("user", "item", "event")  # where they are strings: few are distinct
 
 
 def read(
@@ -38,6 +43,8 @@ def read(
     item: str = "item",
     time: str = "timestamp",
     rating: str = "",
+    event: str = "",
+    ledger: Ledger | None = None,
 ) -> DataFrame:
     """The interactions of a file, in its order.
 
@@ -55,19 +62,21 @@ def read(
       time: column of the times: numbers in any unit, datetimes or ISO 8601 strings (in
         UTC, unless they name a zone); "" where the rows are in time order.
       rating: column of the ratings; "" leaves them out.
+      event: column that says what a row is, such as a view or a sale; "" leaves it out.
         `text` and `movielens` have no names of columns: there it only counts whether
-        time and rating are "".
+        time and rating are "", and there are no events.
+      ledger: takes rows that cannot be read, or that miss an id, a time, a rating or an
+        event; by default they are an error.
 
     Returns:
-      DataFrame[user, item, timestamp, rating], the last two where asked for and known.
-      Times are int64 or float64 as given, or datetime64 in UTC.
+      DataFrame[user, item, timestamp, rating, event], the last three where asked for
+      and known. Times are int64 or float64 as given, or datetime64 in UTC.
 
     Raises:
-      InputError: no such file, format or column; a row that cannot be read, or that
-        misses an id, a time or a rating: it names the line.
+      InputError: no such file, format or column; or a broken row: it names the line.
     """
-    path = pathlib.Path(path)
-    names = columns.wanted(user=user, item=item, time=time, rating=rating)
+    path, ledger = pathlib.Path(path), ledger or Ledger()
+    names = columns.wanted(user=user, item=item, time=time, rating=rating, event=event)
     format = format or _FORMAT_OF_SUFFIX.get(path.suffix.lower(), path.suffix)
     if format not in FORMATS:
         raise InputError(
@@ -81,8 +90,8 @@ def read(
         )
     try:
         if format == "parquet":
-            return _read_parquet(path, names)
-        return _read_text(path, delimited.LAYOUTS[format], names)
+            return _read_parquet(path, names, ledger)
+        return _read_text(path, delimited.LAYOUTS[format], names, ledger)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -94,31 +103,33 @@ def as_frame(
     item: str = "item",
     time: str = "timestamp",
     rating: str = "",
+    event: str = "",
+    ledger: Ledger | None = None,
 ) -> DataFrame:
     """The interactions of a table in memory: what `read` is to a file.
 
     Args:
       source: a pandas DataFrame, anything that offers an Arrow stream (Polars, DuckDB,
         PyArrow: `__arrow_c_stream__`) or the older `__dataframe__`.
-      user, item, time, rating: as in `read`.
+      user, item, time, rating, event, ledger: as in `read`.
 
     Raises:
-      InputError: not a table, no such column, or a missing id, time or rating.
+      InputError: not a table, no such column, or a broken row: it names the row.
     """
-    pd = pandas()
-    names = columns.wanted(user=user, item=item, time=time, rating=rating)
+    pd, ledger = pandas(), ledger or Ledger()
+    names = columns.wanted(user=user, item=item, time=time, rating=rating, event=event)
     if not isinstance(source, pd.DataFrame) and hasattr(source, "__arrow_c_stream__"):
         table = _pyarrow().table(source)
         columns.require(names, table.column_names, "the table")
-        frame = table.select(list(names.values())).to_pandas()
-    else:
-        frame = source if isinstance(source, pd.DataFrame) else _interchange(source)
-        header = [*map(str, frame.columns)]
-        columns.require(names, header, "the frame")
-        frame = frame.iloc[:, [header.index(column) for column in names.values()]]
-        frame = frame.reset_index(drop=True)
-    frame = frame.set_axis(list(names), axis=1)
-    return columns.checked(frame, names, lambda row: f"row {row} (from 0)")
+        return _from_arrow(table, names, Origin("", "row"), ledger, "the table")
+    frame = source if isinstance(source, pd.DataFrame) else _interchange(source)
+    header = [*map(str, frame.columns)]
+    columns.require(names, header, "the frame")
+    frame = frame.iloc[:, [header.index(column) for column in names.values()]]
+    frame = frame.reset_index(drop=True).set_axis(list(names), axis=1)
+    frame = columns.checked(frame, names, Origin("", "row"), ledger)
+    ledger.check(len(frame), "the frame")
+    return frame
 
 
 def filter_rating(frame: DataFrame, min_rating: float) -> tuple[DataFrame, int]:
@@ -129,6 +140,31 @@ def filter_rating(frame: DataFrame, min_rating: float) -> tuple[DataFrame, int]:
             "rating=NAME with their column, or leave min_rating out."
         )
     is_kept_I = (frame["rating"] >= min_rating).to_numpy()
+    return frame[is_kept_I], int((~is_kept_I).sum())
+
+
+def filter_events(frame: DataFrame, events: tuple[str, ...]) -> tuple[DataFrame, int]:
+    """The rows of these events, and the number of rows removed.
+
+    Args:
+      frame: from `read`, `as_frame` or a filter.
+      events: their names; a value that is no string goes by its text.
+    """
+    if "event" not in frame:
+        raise InputError(
+            f"events={events} need a column of events, and this log has none. Say "
+            "event=NAME with their column, or leave events out."
+        )
+    code_I, kinds = columns.codes(frame["event"])
+    kinds = [*map(str, kinds.tolist())]
+    if unknown := [event for event in events if event not in kinds]:
+        count = np.bincount(code_I)
+        listed = ", ".join(f"{kinds[k]} ({count[k]:,})" for k in np.argsort(-count))
+        raise InputError(
+            f"no row is of the event {unknown[0]!r}; the events and their rows: "
+            f"{listed}. Correct data.events."
+        )
+    is_kept_I = np.isin(kinds, events)[code_I]
     return frame[is_kept_I], int((~is_kept_I).sum())
 
 
@@ -203,7 +239,7 @@ def encode(
       report: what reading and filtering saw, for the record.
 
     Raises:
-      InputError: no rows, or ids that are neither all integers nor all strings.
+      InputError: no rows, or ids that cannot be told apart; see `columns.sorted_codes`.
     """
     if frame.empty:
         raise InputError(f"no rows of {name} are left: {report}. Lower the filters.")
@@ -227,17 +263,32 @@ def build(
     *,
     name: str = "unnamed",
     min_rating: float | None = None,
+    events: tuple[str, ...] = (),
     duplicates: str = "keep",
     min_user: int = 1,
     min_item: int = 1,
+    ledger: Ledger | None = None,
 ) -> data.Dataset:
-    """Filters by rating, then by repeats, then by count, and encodes what is left.
+    """Filters by rating and event, by repeats, then by count, and encodes what is left.
 
-    The Dataset's report has the number of rows read and of those each filter removed.
+    The Dataset's report accounts for every row: `rows_read` is the interactions and all
+    the other `rows_*`, those that each filter removed and those that were broken.
+
+    Args:
+      frame: from `read` or `as_frame`.
+      name: what results call the log.
+      min_rating: see `filter_rating`; None for no filter.
+      events: see `filter_events`; () for no filter.
+      duplicates: see `drop_duplicates`.
+      min_user, min_item: see `k_core`.
+      ledger: that was filled while the frame was read.
     """
-    report = {"rows_read": len(frame)}
+    ledger = ledger or Ledger()
+    report = {"rows_read": len(frame) + ledger.num_rows, **ledger.report()}
     if min_rating is not None:
         frame, report["rows_below_min_rating"] = filter_rating(frame, min_rating)
+    if events:
+        frame, report["rows_of_other_events"] = filter_events(frame, events)
     frame, report["rows_duplicate"] = drop_duplicates(frame, duplicates)
     frame, report["rows_outside_core"] = k_core(frame, min_user, min_item)
     return encode(frame, name=name, report=report)
@@ -271,29 +322,42 @@ def _seconds(time_I: np.ndarray) -> np.ndarray:
 
 
 def _read_text(
-    path: pathlib.Path, layout: delimited.Layout, names: dict[str, str]
+    path: pathlib.Path,
+    layout: delimited.Layout,
+    names: dict[str, str],
+    ledger: Ledger,
 ) -> DataFrame:
     pd = pandas()
     if layout.columns:
         names = {ours: ours for ours in names if ours in layout.columns}
-    header = delimited.header(path, layout)
-    columns.require(names, header, str(path))
-    places = {ours: header.index(column) for ours, column in names.items()}
-    frame = delimited.parse(path, layout, places)
-    if frame.empty:
+    file = delimited.TextFile(path, layout, ledger)
+    columns.require(names, file.header, str(path))
+    places = {ours: file.header.index(column) for ours, column in names.items()}
+    first = file.first_row()
+    if not first:
+        file.check()
+        ledger.check(0, str(path))
         raise InputError(f"{path} has no rows: expected interactions.")
     ids = ("user", "item")
-    has_integers = all(pd.api.types.is_integer_dtype(frame[name]) for name in ids)
-    if not has_integers or delimited.has_padded_number(path, layout):
+    frame = None
+    if all(columns.INTEGER.fullmatch(first[places[name]]) for name in ids):
+        frame = file.parse(places, text=("event",))
+        has_integers = all(pd.api.types.is_integer_dtype(frame[name]) for name in ids)
         # The parser takes 007 for 7, and long numbers for floats: start from text.
-        frame = delimited.parse(path, layout, places, text=ids)
+        if not has_integers or delimited.has_padded_number(path, layout):
+            frame = None
+    if frame is None:
+        frame = file.parse(places, text=_CATEGORICAL)
         if layout.columns:
             _refuse_header(frame, path)
-        exact = {name: columns.integers_or_text(frame[name]) for name in ids}
-        frame = frame.assign(**exact)
-    return columns.checked(
-        frame, names, lambda row: f"{path}, line {delimited.line(path, layout, row)}"
-    )
+    times = frame.get("timestamp")
+    if pd.api.types.is_float_dtype(times) and (times.abs() > 2**53).any():
+        # Integers that one gap or broken row has made floats of, which rounds them.
+        place = {"timestamp": places["timestamp"]}
+        frame = frame.assign(**file.parse(place, text=("timestamp",)).astype(object))
+    frame = columns.checked(frame, names, file.origin, ledger)
+    ledger.check(len(frame), str(path))
+    return frame.assign(**{name: columns.integers_or_text(frame[name]) for name in ids})
 
 
 def _refuse_header(frame: DataFrame, path: pathlib.Path) -> None:
@@ -307,23 +371,57 @@ def _refuse_header(frame: DataFrame, path: pathlib.Path) -> None:
             )
 
 
-def _read_parquet(path: pathlib.Path, names: dict[str, str]) -> DataFrame:
+def _read_parquet(
+    path: pathlib.Path, names: dict[str, str], ledger: Ledger
+) -> DataFrame:
     pyarrow = _pyarrow()
     try:
-        file = pyarrow.parquet.ParquetDataset(path)
-        columns.require(names, file.schema.names, str(path))
+        schema = pyarrow.parquet.ParquetDataset(path).schema
+        columns.require(names, schema.names, str(path))
+        # As they are in most files: numbers into a list of the distinct strings.
+        texts = [
+            column
+            for ours, column in names.items()
+            if ours in _CATEGORICAL and _is_text(schema.field(column).type)
+        ]
+        file = pyarrow.parquet.ParquetDataset(path, read_dictionary=texts)
         table = file.read(columns=list(names.values()))
     except pyarrow.ArrowException as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from None
     if not table.num_rows:
         raise InputError(f"{path} has no rows: expected interactions.")
+    return _from_arrow(table, names, Origin(str(path), "row"), ledger, str(path))
+
+
+def _from_arrow(
+    table: Any, names: dict[str, str], origin: Origin, ledger: Ledger, where: str
+) -> DataFrame:
+    """The checked frame of an Arrow table; strings of ids and events as categories."""
+    table = table.select(list(names.values())).rename_columns(list(names))
+    for place, (ours, column) in enumerate(names.items()):
+        if table[ours].null_count:
+            # Before pandas, which makes floats of integers where one is missing.
+            is_null_I = table[ours].is_null().to_numpy()
+            problem = f"column {column!r} has no value"
+            first = origin.first(is_null_I)
+            ledger.reject(problem, int(is_null_I.sum()), first, origin)
+            origin, table = origin.without(is_null_I), table.filter(~is_null_I)
+        if ours in _CATEGORICAL and _is_text(table[ours].type):
+            table = table.set_column(place, ours, table[ours].dictionary_encode())
     # Column by column, and a column of the table is freed once it is copied: a log of
     # 20 M rows is not held twice.
-    table = table.select(list(names.values()))
-    frame = table.to_pandas(split_blocks=True, self_destruct=True)
+    table = table.unify_dictionaries()
+    frame = table.to_pandas(split_blocks=True, self_destruct=True, date_as_object=False)
     del table
-    frame = frame.set_axis(list(names), axis=1)
-    return columns.checked(frame, names, lambda row: f"{path}, row {row} (from 0)")
+    frame = columns.checked(frame, names, origin, ledger)
+    ledger.check(len(frame), where)
+    return frame
+
+
+def _is_text(type_: Any) -> bool:
+    kinds = _pyarrow().types
+    is_text = (kinds.is_string, kinds.is_large_string, kinds.is_string_view)
+    return any(is_kind(type_) for is_kind in is_text)
 
 
 def _pyarrow() -> Any:

@@ -14,6 +14,10 @@ from jaxrec.random import stream
 
 Array = jax.Array
 
+# Parts of a batch's rows on a CPU, at the most, and tokens of each at the least. More
+# parts compile for longer.
+_CPU_PARTS, _PART_TOKENS = 4, 2048
+
 
 class Recipe(NamedTuple):
     """What a step is made of; nothing here changes while a run trains.
@@ -71,19 +75,41 @@ def batch_loss(
     params, recipe: Recipe, batch: Batch, packing: Packing, candidates, dropout_key
 ) -> tuple[Array, Array]:
     """(sum, weight) of a batch's loss: pack, encode, unpack, compare."""
-    variables = {"params": params}
-    encoder = recipe.encoder
-    hidden_RTD = encoder.apply(
-        variables,
-        *batches.pack(batch.tokens_BL, packing),
-        train=True,
-        rngs={"dropout": dropout_key},
-    )
+    rows = batches.pack(batch.tokens_BL, packing)
+    hidden_RTD = encode_rows(params, recipe.encoder, rows, dropout_key)
     hidden_BLD = batches.unpack(hidden_RTD, packing)
-    table_VD = encoder.apply(variables, method="table")
+    table_VD = recipe.encoder.apply({"params": params}, method="table")
     return recipe.objective.loss(
         hidden_BLD, table_VD, batch.target_BL, batch.weight_BL, candidates
     )
+
+
+def encode_rows(params, encoder, rows, dropout_key) -> Array:
+    """Hidden states [R, T, D] of packed rows in training, in one part or several.
+
+    A CPU works on independent chains of operations side by side, each with its data in
+    a core's cache, where one chain of larger operations leaves cores waiting at the end
+    of each: benchmarks/cpu_choices.py.
+
+    Args:
+      rows: tokens, positions and segments of `batches.pack`, int32 [R, T] each.
+      dropout_key: consumed.
+    """
+    num_rows, row_length = rows[0].shape
+    num_parts = 1
+    if jax.default_backend() == "cpu":
+        num_parts = max(1, min(_CPU_PARTS, num_rows * row_length // _PART_TOKENS))
+    edges = [i * num_rows // num_parts for i in range(num_parts + 1)]
+    parts = [
+        encoder.apply(
+            {"params": params},
+            *(x_RT[first:last] for x_RT in rows),
+            train=True,
+            rngs={"dropout": jax.random.fold_in(dropout_key, first)},
+        )
+        for first, last in zip(edges[:-1], edges[1:], strict=True)
+    ]
+    return jnp.concatenate(parts)
 
 
 def train_step(

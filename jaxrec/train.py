@@ -23,7 +23,14 @@ from jaxrec.experiment import Experiment
 from jaxrec.loop import Run, interruptible
 from jaxrec.ranking import Ranks
 from jaxrec.recommend import Recommender
-from jaxrec.writers import Console, JsonLines, TensorBoard, Writer, duration
+from jaxrec.writers import (
+    Console,
+    JsonLines,
+    TensorBoard,
+    WeightsAndBiases,
+    Writer,
+    duration,
+)
 
 
 def train(
@@ -95,13 +102,18 @@ def describe(built: Experiment, workdir: Path) -> str:
             f"device   {record.device()}",
             f"split    {sections['data']['split']}, sha256 "
             f"{built.split.sha256()[:12]}, of data {stats['sha256'][:12]}{removed}",
+            *(f"chosen   {name}: {why}" for name, why in built.chosen.items()),
+            *(
+                f"broken   {kind['rows']:,} rows: {problem}"
+                for problem, kind in stats.get("broken", {}).items()
+            ),
             f"workdir  {workdir}",
         ]
     )
 
 
 def open_writers(run: Run, workdir: Path, log: Callable[[str], None]) -> list[Writer]:
-    """A console, metrics.jsonl, and TensorBoard where it is asked for."""
+    """A console, metrics.jsonl, and TensorBoard and W&B where they are asked for."""
     built, epoch = run.experiment, run.progress.epoch
     training, monitor = built.training, built.evaluation.monitor
     writers: list[Writer] = [
@@ -110,6 +122,8 @@ def open_writers(run: Run, workdir: Path, log: Callable[[str], None]) -> list[Wr
     ]
     if training.tensorboard:
         writers.append(TensorBoard(workdir / "tensorboard"))
+    if training.wandb:
+        writers.append(WeightsAndBiases(workdir, built.config))
     return writers
 
 

@@ -17,6 +17,8 @@ FREE = {
         "patience",
         "checkpoint_every_s",
         "tensorboard",
+        "wandb",
+        "compile_cache",
         "show_users",
     ),
 }

@@ -1,11 +1,14 @@
-"""Where the numbers of a run go: one protocol; a console, JSON lines, TensorBoard."""
+"""Where a run's numbers go, by one protocol: console, JSON lines, TensorBoard, W&B."""
 
 import json
+import os
+import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from jaxrec import screens
 from jaxrec.errors import InputError
 
 
@@ -23,33 +26,28 @@ class Writer(Protocol):
 
 
 class Console:
-    """A line an epoch for a person, and on a terminal the state of the present one.
+    """A line an epoch for a person, and the state of the present one.
 
     Args:
       monitor: the metric shown first, marked where it is the best so far.
       max_epochs: for the time left, which early stopping can only shorten.
       epoch: epochs done before.
-      log: takes the lines.
+      log: takes the lines; `print` goes to the terminal or the notebook we are in.
     """
 
     def __init__(
         self, monitor: str, max_epochs: int, epoch: int, log: Callable[[str], None]
     ):
-        self._monitor, self._max_epochs, self._log = monitor, max_epochs, log
-        self._epoch, self._is_live = epoch, log is print and sys.stdout.isatty()
+        self._monitor, self._max_epochs, self._epoch = monitor, max_epochs, epoch
+        self._screen = screens.screen(log)
 
     def tick(self, share: float, tokens_per_s: float) -> None:
-        if self._is_live:
-            text = (
-                f"epoch {self._epoch + 1:>3}  {share:4.0%}  {tokens_per_s:,.0f} tok/s"
-            )
-            sys.stdout.write(f"\r\x1b[K{text}")
-            sys.stdout.flush()
+        self._screen.show(
+            f"epoch {self._epoch + 1:>3}  {share:4.0%}  {tokens_per_s:,.0f} tok/s"
+        )
 
     def write(self, step: int, values: dict) -> None:
         del step
-        if self._is_live:
-            sys.stdout.write("\r\x1b[K")
         self._epoch = values["epoch"]
         spent_s = values["train_s"] + values["valid_s"]
         left_s = (self._max_epochs - self._epoch) * spent_s
@@ -60,15 +58,15 @@ class Console:
             for name in shown
             if f"valid/{name}" in values
         )
-        self._log(
+        self._screen.keep(
             f"epoch {self._epoch:>3}/{self._max_epochs}  loss {values['loss']:.4f}  "
             f"valid {quality} {values['tokens_per_s']:>9,.0f} tok/s  "
-            f"{spent_s:6.1f} s  at most {duration(left_s)} left"
+            f"{spent_s:6.1f} s  at most {duration(left_s)} left",
+            is_best=values["is_best"],
         )
 
     def close(self) -> None:
-        if self._is_live:
-            sys.stdout.write("\r\x1b[K")
+        self._screen.close()
 
 
 def duration(seconds: float) -> str:
@@ -145,3 +143,71 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class WeightsAndBiases:
+    """The numbers of each epoch as a run of Weights & Biases: jaxrec[wandb].
+
+    The run has the name of the workdir and its config; a resumed one goes on with the
+    same run. Where it goes to is W&B's business: WANDB_MODE=offline, WANDB_PROJECT
+    ("jaxrec" if not set), WANDB_ENTITY. The epoch is the axis: those that a resumed run
+    does again are given again, and are the same.
+
+    Args:
+      folder: W&B's files are in `folder`/wandb.
+      config: of the run.
+
+    Raises:
+      InputError: wandb is not installed, or no run can be started, as when nobody is
+        logged in.
+    """
+
+    def __init__(self, folder: str | Path, config: Mapping[str, Any]):
+        try:
+            # By name: a folder wandb/ in the present one would pass for a package.
+            from wandb import (  # pyright: ignore[reportMissingImports]
+                Error,
+                Settings,
+                init,
+            )
+        except ImportError as error:
+            raise InputError(
+                "train.wandb needs wandb, which is not installed: pip install "
+                "'jaxrec[wandb]'."
+            ) from error
+        folder = Path(folder)
+        try:
+            self._run = init(
+                project=os.environ.get("WANDB_PROJECT", "jaxrec"),
+                name=folder.name,
+                dir=str(folder),
+                id=_own_id(folder / "wandb" / "run-id"),
+                resume="allow",
+                config=dict(config),
+                # It would take over stdout, where the console overwrites its line.
+                settings=Settings(console="off"),
+            )
+        except Error as error:
+            raise InputError(
+                "train.wandb cannot start a run of Weights & Biases: "
+                f"{str(error).rstrip('.')}. Log in by wandb login, or set "
+                "WANDB_MODE=offline."
+            ) from error
+        self._run.define_metric("*", step_metric="epoch")
+
+    def tick(self, share: float, tokens_per_s: float) -> None:
+        del share, tokens_per_s  # a point an epoch
+
+    def write(self, step: int, values: dict) -> None:
+        self._run.log({"step": step, **values})
+
+    def close(self) -> None:
+        self._run.finish(exit_code=int(sys.exc_info()[0] is not None))
+
+
+def _own_id(path: Path) -> str:
+    """The W&B id of the run in a folder; a new one, kept there, if it has none."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(8))
+    return path.read_text()

@@ -136,7 +136,11 @@ def docstring(stem):
 
 
 def test_every_file_is_known_here():
-    assert {file.stem for file in FOLDER.glob("[!_]*.py")} == {*PAPER, "quickstart"}
+    assert {file.stem for file in FOLDER.glob("[!_]*.py")} == {
+        *PAPER,
+        "own_data",
+        "quickstart",
+    }
 
 
 @pytest.mark.parametrize("stem", PAPER)

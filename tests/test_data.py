@@ -99,6 +99,78 @@ def test_statistics_counts_targets_that_nobody_trains_on():
     assert data.statistics(split)["test_targets_not_in_train"] == 2
 
 
+def test_train_item_counts_are_shared_and_cannot_be_changed():
+    split = data.leave_one_out(dataset())
+    with pytest.raises(ValueError, match="read-only"):
+        split.train_item_counts()[1] = 5
+
+
+def test_is_train():
+    """Users train on 2 of 2, 1 of 3, 1 of 1, 3 of 5 and 2 of 4."""
+    split = data.leave_one_out(dataset())
+    expected = [1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1, 0, 0]
+    assert split.is_train_I.tolist() == [bool(x) for x in expected]
+
+
+def test_statistics_are_of_the_callers_own():
+    split = data.leave_one_out(dataset())
+    data.statistics(split)["users"] = 9
+    assert data.statistics(split)["users"] == 5
+
+
+# --- leakage -------------------------------------------------------------------------
+
+
+def test_leakage_of_two_users_by_hand():
+    """Training is at 1, 2 and 7, 9; the test items at 5 and 12.
+
+    Only the one at 5 is older than a training item, than two of the four.
+    """
+    log = dataset(
+        [[1, 2, 3, 4], [1, 2, 3, 4]], timestamps=np.array([1, 2, 4, 5, 7, 9, 11, 12])
+    )
+    found = data.statistics(data.leave_one_out(log))
+    assert found["test_share_older_than_training"] == 0.5
+    assert found["training_share_newer_than_test"] == 0.25
+
+
+def test_equal_times_are_no_leak():
+    log = dataset([[1, 2, 3], [1, 2, 3]], timestamps=np.array([1, 2, 5, 5, 6, 7]))
+    assert data.leakage(data.leave_one_out(log)) == {
+        "test_share_older_than_training": 0.0,
+        "training_share_newer_than_test": 0.0,
+    }
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_leakage_equals_a_loop(dtype):
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(1, 9, rng.integers(0, 8)).tolist() for _ in range(80)]
+    times = [np.sort(rng.integers(0, 50, len(items))) for items in histories]
+    log = dataset(
+        histories, num_items=8, timestamps=np.concatenate(times).astype(dtype) / 2
+    )
+    training, test = [], []
+    for own in times:
+        training += (own[:-2] if len(own) >= 3 else own).tolist()
+        test += own[-1:].tolist() if len(own) >= 3 else []
+    older = [sum(s > t for s in training) for t in test]
+    expected = {
+        "test_share_older_than_training": sum(n > 0 for n in older) / len(test),
+        "training_share_newer_than_test": sum(older) / len(test) / len(training),
+    }
+    got = data.leakage(data.leave_one_out(log))
+    # Rounded to four places.
+    assert got == pytest.approx(expected, abs=5.1e-5)
+    assert 0 < got["training_share_newer_than_test"]
+
+
+def test_leakage_is_unknown_without_times():
+    assert data.leakage(data.leave_one_out(dataset())) == {}
+    found = data.statistics(data.leave_one_out(dataset()))
+    assert not [key for key in found if "older" in key or "newer" in key]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxrec import data, datasets, download, signature, synthetic
+from jaxrec import data, datasets, download, signature, splits, synthetic
 from jaxrec.errors import InputError
 
 TEXT = b"1 3\n1 1\n1 2\n2 3\n2 1\n2 2\n2 4\n"
@@ -205,6 +205,47 @@ def test_ratings_are_read_only_where_they_are_used():
     assert split.dataset.report["rows_below_min_rating"] == 1
 
 
+def test_events_are_filtered():
+    table = FRAME.assign(kind=["view", "buy", "view", "view", "view", "cart"])
+    split = datasets.load(frame=table, **NAMES, event="kind", events=("view", "cart"))
+    assert histories(split) == {"a": ["x", "z", "x"], "b": ["x", "y"]}
+    assert split.dataset.report["rows_of_other_events"] == 1
+
+
+def test_a_split_by_name_with_its_options():
+    split = datasets.load(
+        "synthetic", seed=3, split="held_out_users", holdout_users=0.25
+    )
+    log = synthetic.interactions(seed=3)
+    expected = splits.held_out_users(log, holdout_users=0.25, seed=3)
+    assert split.sha256() == expected.sha256()
+    split = datasets.load(
+        frame=FRAME, **NAMES, split="time_point", test_from=4, valid_from=3
+    )
+    assert split.test.target.tolist() == [1] and split.valid.target.tolist() == [2]
+
+
+def test_broken_rows_are_skipped_and_accounted_for(tmp_path):
+    file = tmp_path / "log.csv"
+    file.write_text("item,user\nx,a\nx,\ny,a\nx,a,3\nz,a\n")
+    source = {"path": str(file), "time": ""}
+    with pytest.raises(InputError, match="log.csv, line 5: expected 2 fields.*skip"):
+        datasets.load(**source)
+    split = datasets.load(**source, broken="skip")
+    assert histories(split) == {"a": ["x", "y", "z"]}
+    assert split.dataset.report == {
+        "rows_read": 5,
+        "rows_broken": 2,
+        "broken": {
+            "expected 2 fields, as in the header": {"rows": 1, "first_lines": [5]},
+            "column 'user' has no value": {"rows": 1, "first_lines": [3]},
+        },
+        "rows_duplicate": 0,
+        "rows_outside_core": 0,
+    }
+    assert data.statistics(split)["rows_broken"] == 2
+
+
 def test_synthetic():
     expected = synthetic.interactions(seed=3)
     split = datasets.load("synthetic", seed=3)
@@ -221,6 +262,10 @@ def test_synthetic():
             {"name": "tiny", "split": "leave_one"},
             "no split .*did you mean leave_one_out",
         ),
+        ({"frame": FRAME, "event": "x"}, "give both or neither, got event='x', events"),
+        ({"frame": FRAME, "events": ("x",)}, "both or neither, got event='', events="),
+        ({"frame": FRAME, "holdout_n": 2}, "holdout_n is an option of .*leave_last_n"),
+        ({"frame": FRAME, "broken": "drop"}, "one of error, skip: got 'drop'"),
         ({"name": "ml1m"}, "did you mean ml-1m"),
         ({}, "no data is named"),
         ({"path": "nowhere.txt"}, "no file nowhere.txt"),
@@ -237,4 +282,5 @@ def test_the_signature_is_a_section_of_a_config():
     for name, option in options.items():
         if name != "frame":
             assert signature.fit(option.default, option.hint) == option.default
-            assert signature.describe(option.hint) in ("str", "int", "float or none")
+            kinds = set(signature.describe(option.hint).split(" or "))
+            assert kinds <= {"str", "int", "float", "none", "tuple[str, ...]"}

@@ -1,8 +1,10 @@
 """Files and frames to Datasets, against loops over Python lists and literal files."""
 
 import datetime
+import decimal
 import gzip
 import math
+import uuid
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 
 from jaxrec import columns, delimited, readers
 from jaxrec.errors import InputError
+from jaxrec.ledger import Ledger
 
 
 @pytest.fixture
@@ -254,12 +257,16 @@ def test_kinds_of_numeric_time(dtype):
         (
             "a.txt",
             "1 2\nnan 4\n",
-            r"a.txt, line 2: column 'user' has no value \(1 such",
+            r"a.txt, line 2: column 'user' has no value\. Correct",
         ),
         ("a.txt", "user item\n1 2\n3 4\n", "line 1: 'user item' looks like a header"),
         ("a.txt", "", "a.txt has no rows"),
         ("a.txt", b"1 2\n\xe9 4\n", "line 2: not UTF-8"),
-        ("a.txt", b"\x1f\x8b\x08\x00\x00", "line 1: not UTF-8 text. Convert or unpack"),
+        (
+            "a.txt",
+            b"\x1f\x8b\x08\x00\x00",
+            r"line 1: not UTF-8 text \(to be converted, or unpacked\)",
+        ),
         (
             "a.dat",
             "1::2::3::4\n1::2::3\n",
@@ -287,7 +294,7 @@ def test_kinds_of_numeric_time(dtype):
         (
             "a.csv",
             'user,item,timestamp\n"1\n1",2,3\n\n1,2,\n1,2,nan\n',
-            r"line 5: column 'timestamp' has no value \(2 such rows in all\)",
+            r"line 5: column 'timestamp' has no value \(2 such rows: lines 5, 6\)",
         ),
         (
             "a.csv",
@@ -297,12 +304,12 @@ def test_kinds_of_numeric_time(dtype):
         (
             "a.csv",
             "user,item,timestamp\n1,2,2015-01-02\n1,2,2015-13-02\n",
-            "line 3: .* no number or ISO 8601 time but '2015-13-02'",
+            "line 3: .* no number or ISO 8601 time, got '2015-13-02'",
         ),
         (
             "a.csv",
             "user,item,timestamp\n1,2,978300760\n1,2,yesterday\n1,2,978300761\n",
-            "line 3: .* no number or ISO 8601 time but 'yesterday'",
+            "line 3: .* no number or ISO 8601 time, got 'yesterday'",
         ),
         ("a.csv", "user,user,timestamp\n1,2,3\n", "one column 'user', got 2 of that"),
         ("a.xyz", "1 2\n", "unknown format '.xyz'. Say format=NAME with one of text"),
@@ -335,13 +342,15 @@ def test_a_short_row_is_found_in_an_earlier_chunk(write, monkeypatch):
 
 def test_a_compressed_file(write):
     path = write("a.txt.gz", gzip.compress(b"1 2\n"))
-    with pytest.raises(InputError, match="line 1: not UTF-8 text. Convert or unpack"):
+    with pytest.raises(
+        InputError, match=r"line 1: not UTF-8 text \(to be converted, or unpacked\)"
+    ):
         readers.read(path, format="text")
 
 
 def test_a_bad_rating(write):
     path = write("a.csv", "user,item,rating\n1,2,3\n1,2,good\n")
-    with pytest.raises(InputError, match="line 3: .*no finite number but 'good'"):
+    with pytest.raises(InputError, match="line 3: .*no finite number, got 'good'"):
         readers.read(path, time="", rating="rating")
 
 
@@ -376,6 +385,189 @@ def test_a_gap_in_parquet(tmp_path):
     pd.DataFrame(table).to_parquet(path)
     with pytest.raises(InputError, match=r"a.parquet, row 1 \(from 0\): column 'item'"):
         readers.read(path, time="")
+
+
+# --- broken rows, skipped ------------------------------------------------------------
+
+
+def skip(path, **options):
+    """(rows, report) of a file that is read without its broken rows."""
+    ledger = Ledger("skip")
+    frame = readers.read(path, ledger=ledger, **options)
+    assert frame.index.tolist() == [*range(len(frame))]
+    return rows(frame), ledger.report()
+
+
+def kinds(**lines) -> dict:
+    total = sum(len(numbers) for numbers in lines.values())
+    broken = {
+        kind: {"rows": len(numbers), "first_lines": numbers[:5]}
+        for kind, numbers in lines.items()
+    }
+    return {"rows_broken": total, "broken": broken}
+
+
+FIELDS = "expected 3 fields, as in the header"
+
+
+@pytest.mark.parametrize(
+    "content, expected, broken",
+    [
+        ("a,1,3\nb,1\nc,1,5\n", [("a", 1, 3), ("c", 1, 5)], {FIELDS: [3]}),
+        ("a,1,3,9\nb,1,4\n\nc,1,5,9", [("b", 1, 4)], {FIELDS: [2, 5]}),
+        (
+            # An open quote takes the next lines with it, and gives them back.
+            'a,1,3\nb,"1,3\nc,1,5\nd,1,6\n',
+            [("a", 1, 3), ("c", 1, 5), ("d", 1, 6)],
+            {"unexpected end of data": [3]},
+        ),
+        (
+            'a,1,3\nb,"1,3\nc,1\nd,1,6\n',
+            [("a", 1, 3), ("d", 1, 6)],
+            {"unexpected end of data": [3], FIELDS: [4]},
+        ),
+        (
+            '"b"b,1,3\n"c ""x""\ny",1,5\nd,"1"\nd,1,6\n',
+            [('c "x"\ny', 1, 5), ("d", 1, 6)],
+            {"',' expected after '\"'": [2], FIELDS: [5]},
+        ),
+        (
+            "a,1,3\nb,1,\n,,\nc,1,yesterday\nd,1,1970-01-01\ne,2,5\nf,3,6",
+            [("a", 1, 3), ("e", 2, 5), ("f", 3, 6)],
+            {
+                "column 'user' has no value": [4],
+                "column 'timestamp' has no value": [3],
+                "column 'timestamp' has no number or ISO 8601 time": [5, 6],
+            },
+        ),
+        (
+            f"a,1,{2**53 + 1}\nb,{2**63},inf\nc,007,5\n",
+            [("a", "1", 2**53 + 1), ("c", "007", 5)],
+            {"column 'timestamp' has no finite number": [3]},
+        ),
+        (
+            "1,1,3\nword,1,\n,2,5\n2,,6\n",
+            [(1, 1, 3)],
+            {
+                "column 'user' has no value": [4],
+                "column 'item' has no value": [5],
+                "column 'timestamp' has no value": [3],
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_skipped_rows(write, monkeypatch, content, expected, broken, chunk):
+    monkeypatch.setattr(delimited, "_CHUNK_ROWS", chunk)
+    monkeypatch.setattr(delimited, "_CHUNK_BYTES", 7 * chunk)
+    again = expected[-1][:2] + (9,)
+    line = ",".join(map(str, again))
+    content = "user,item,timestamp\n" + content + f"\n{line}" * 6
+    found, report = skip(write("log.csv", content))
+    assert found == expected + [again] * 6
+    assert report == kinds(**broken)
+
+
+def test_skipped_lines_that_are_no_text(write):
+    path = write("a.txt", b"\xef\xbb\xbf1 2\n\xe9 4\n5 6\n7\n8 9\n")
+    found, report = skip(path)
+    assert found == [(1, 2), (5, 6), (8, 9)]
+    not_text = "not UTF-8 text (to be converted, or unpacked)"
+    assert report == kinds(**{not_text: [2], "expected 'user item'": [4]})
+
+
+def test_skipped_rows_of_movielens(write):
+    content = "1::2::3::4\n1::2:3::4\n5::6::7\n1::3::x::5\n" + "8::9::1::2\n" * 2
+    found, report = skip(write("a.dat", content), rating="any")
+    assert found == [(1, 2, 4, 3), (8, 9, 2, 1), (8, 9, 2, 1)]
+    row = "expected 'user::item::rating::timestamp'"
+    assert report == kinds(**{row: [2, 3], "column 'rating' has no finite number": [4]})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_skipped_rows_equal_a_loop(write, monkeypatch, seed):
+    """Rows are cut, lengthened, emptied and misquoted at random."""
+    monkeypatch.setattr(delimited, "_CHUNK_ROWS", 64)
+    monkeypatch.setattr(delimited, "_CHUNK_BYTES", 1000)
+    rng = np.random.default_rng(seed)
+    lines, good, broken = ["x,timestamp,item,user"], [], 0
+    for k in range(1000):
+        if rng.random() < 0.1:
+            lines.append("")
+        user, item = f"u{rng.integers(50)}", f"i,{rng.integers(50)}"
+        wrong = rng.integers(20)
+        fields = ["ab", str(k), f'"{item}"', user]
+        if wrong == 0:
+            fields = fields[:-1]
+        elif wrong == 1:
+            fields.append("more")
+        elif wrong == 2:
+            fields[rng.integers(1, 4)] = ""
+        elif wrong == 3:
+            fields[1] = "never"
+        elif wrong == 4:
+            fields[0] = '"open'  # closed by the quote of this row's item
+        elif wrong == 5:
+            fields[0] = '"a\n\n""b"'
+        lines.append(",".join(fields))
+        if wrong < 5:
+            broken += 1
+        else:
+            good.append((user, item, k))
+    found, report = skip(write("log.csv", "\n".join(lines)))
+    assert found == good
+    assert report["rows_broken"] == broken > 100
+
+
+def test_a_table_of_broken_rows_is_refused(write):
+    path = write("a.csv", "user,item,timestamp\n" + "1;2;3\n" * 9)
+    with pytest.raises(InputError, match="9 of 9 rows are broken, .* expected 3 field"):
+        skip(path)
+    path = write("b.csv", "user,item,timestamp\n" + "1,2,x\n" * 3 + "1,2,3\n" * 2)
+    with pytest.raises(InputError, match="b.csv: 3 of 5 rows are broken"):
+        skip(path)
+
+
+def test_skipped_rows_of_parquet(tmp_path):
+    """The integers beside a gap stay what they are: as floats they would not."""
+    table = {
+        "user": ["a", None, "b", "", "c", "b"],
+        "item": pd.array([2**53 + 1, 1, None, 2, 3, 2**53], "Int64"),
+        "timestamp": [1.5, 2.0, 3.0, 4.0, math.nan, 5.0],
+    }
+    table = pd.DataFrame(table)
+    path = tmp_path / "a.parquet"
+    pd.concat([table, table.iloc[[0, 0]]]).to_parquet(path)
+    found, report = skip(path)
+    first = ("a", 2**53 + 1, 1.5)
+    assert found == [first, ("b", 2**53, 5.0), first, first]
+    numbers = {"user": [1, 3], "item": [2], "timestamp": [4]}
+    assert report["rows_broken"] == 4
+    assert {
+        f"column {column!r} has no value": {"rows": len(n), "first_rows": n}
+        for column, n in numbers.items()
+    } == report["broken"]
+
+
+def test_skipped_rows_of_a_frame():
+    frame = pd.DataFrame(
+        {
+            "user": ["a", "b", None, "d", "e"],
+            "item": 1,
+            "timestamp": ["2024-01-02", "no", "2024-01-01", "", "2024-01-03T01:00"],
+        },
+        index=[9, 9, 8, 7, 6],
+    )
+    frame = pd.concat([frame, frame.iloc[[0]]])
+    ledger = Ledger("skip")
+    log = readers.build(readers.as_frame(frame, ledger=ledger), ledger=ledger)
+    assert log.user_ids.tolist() == ["a", "e"]
+    assert log.report["rows_read"] == 6 and log.report["rows_broken"] == 3
+    assert {k: v["first_rows"] for k, v in log.report["broken"].items()} == {
+        "column 'user' has no value": [2],
+        "column 'timestamp' has no value": [3],
+        "column 'timestamp' has no number or ISO 8601 time": [1],
+    }
 
 
 # --- frames --------------------------------------------------------------------------
@@ -417,6 +609,38 @@ def test_arrow_table():
     assert rows(readers.as_frame(table.to_reader(), **NAMES)) == ROWS
 
 
+@pytest.mark.parametrize(
+    "kind", ["string", "large_string", "string_view", "dictionary", "binary"]
+)
+def test_strings_of_arrow(kind):
+    """Every way of Arrow to hold a string, in chunks of their own dictionaries."""
+    import pyarrow as pa
+
+    chunks = [["b", "a"], ["c", "b", "é"]]
+    if kind == "dictionary":
+        array = pa.chunked_array([pa.array(c).dictionary_encode() for c in chunks])
+    else:
+        array = pa.chunked_array(chunks, getattr(pa, kind)())
+    table = pa.table({"who": array, "what": array, "at": pa.array([5, 4, 3, 2, 1])})
+    frame = readers.as_frame(table, **NAMES)
+    log = readers.encode(frame)
+    assert log.user_ids.tolist() == log.item_ids.tolist() == ["a", "b", "c", "é"]
+    assert log.items.tolist() == [1, 2, 2, 3, 4]
+    assert log.timestamps.tolist() == [4, 2, 5, 3, 1]
+    assert table["who"].to_pylist()[-1] == ("é".encode() if kind == "binary" else "é")
+
+
+def test_times_of_arrow():
+    import pyarrow as pa
+
+    days = pa.array([19724, 19723], pa.date32())  # since 1970
+    texts = pa.array(["2024-01-02", "2024-01-01"])
+    for times in (days, days.cast(pa.timestamp("ms")), days.cast(pa.date64()), texts):
+        table = pa.table({"who": ["a", "a"], "what": [1, 2], "at": times})
+        log = readers.encode(readers.as_frame(table, **NAMES))
+        assert log.timestamps.tolist() == [19723 * 86400, 19724 * 86400]
+
+
 def test_as_frame_leaves_the_callers_frame_alone():
     table = TABLE.assign(at=["2015-01-02", "2015-01-01"])
     before = table.copy()
@@ -432,31 +656,31 @@ def test_as_frame_leaves_the_callers_frame_alone():
         (ArrowStream(), "the table: expected one column 'user', got 0"),
         (
             pd.DataFrame({"user": ["a", None, ""], "item": 1, "timestamp": 1}),
-            r"row 1 \(from 0\): column 'user' has no value \(2 such rows",
+            r"row 1 \(from 0\): column 'user' has no value \(2 such rows: rows 1, 2\)",
         ),
         (
             pd.DataFrame(
                 {"user": pd.array(["a", None], "string"), "item": 1, "timestamp": 1}
             ),
-            r"row 1 \(from 0\): column 'user' has no value \(1 such row",
+            r"row 1 \(from 0\): column 'user' has no value\. Correct",
         ),
         (
             pd.DataFrame(
                 {"user": 1, "item": pd.array([1, None], "Int64"), "timestamp": 1}
             ),
-            r"row 1 \(from 0\): column 'item' has no value \(1 such row",
+            r"row 1 \(from 0\): column 'item' has no value\. Correct",
         ),
         (
             pd.DataFrame({"user": 1, "item": [1, 2], "timestamp": [None, "2015"]}),
-            r"row 0 \(from 0\): column 'timestamp' has no value \(1 such rows",
+            r"row 0 \(from 0\): column 'timestamp' has no value\. Correct",
         ),
         (
             pd.DataFrame({"user": 1, "item": [1, 2], "timestamp": [1.0, math.inf]}),
-            "row 1 .* no finite number but 'inf'",
+            "row 1 .* no finite number, got 'inf'",
         ),
         (
             pd.DataFrame({"user": 1, "item": [1, 2], "timestamp": [True, False]}),
-            "row 0 .* no number or ISO 8601 time but 'True'",
+            "row 0 .* no number or ISO 8601 time, got 'True'",
         ),
     ],
 )
@@ -491,6 +715,35 @@ def test_filter_rating():
 def test_filter_rating_needs_ratings():
     with pytest.raises(InputError, match="min_rating=4 needs ratings"):
         readers.filter_rating(random_log(0)[["user", "item"]], 4)
+
+
+@pytest.mark.parametrize("values", [["view", "buy", "cart"], [1, 2, 3]])
+@pytest.mark.parametrize("source", ["frame", "csv", "parquet"])
+def test_filter_events(tmp_path, source, values):
+    rng = np.random.default_rng(0)
+    kinds = np.array(values)[rng.integers(0, 3, 50)]
+    table = pd.DataFrame({"user": 1, "item": np.arange(50), "kind": kinds})
+    table.to_csv(tmp_path / "log.csv", index=False)
+    table.to_parquet(tmp_path / "log.parquet")
+    names = {"time": "", "event": "kind"}
+    if source == "frame":
+        frame = readers.as_frame(table, **names)
+    else:
+        frame = readers.read(tmp_path / f"log.{source}", **names)
+    wanted = (str(values[2]), str(values[0]))
+    kept, num_removed = readers.filter_events(frame, wanted)
+    expected = [n for n, kind in enumerate(kinds) if str(kind) in wanted]
+    assert kept["item"].tolist() == expected
+    assert num_removed == 50 - len(expected) > 0
+    most = max(values, key=lambda kind: (kinds == kind).sum())
+    message = f"the event 'sell'; the events and their rows: {most} \\([0-9]+\\), "
+    with pytest.raises(InputError, match=message):
+        readers.filter_events(frame, ("sell", str(values[0])))
+
+
+def test_filter_events_needs_events():
+    with pytest.raises(InputError, match=r"events=\('buy',\) need a column of events"):
+        readers.filter_events(random_log(0), ("buy",))
 
 
 @pytest.mark.parametrize("policy", ["first", "last"])
@@ -632,19 +885,48 @@ def test_kinds_of_ids(ids):
     assert log.user_ids.dtype.kind in "iuU"
 
 
+UUIDS = [uuid.UUID(int=n) for n in (2**100, 3)]
+
+
 @pytest.mark.parametrize(
-    "ids, kind",
+    "ids, expected",
     [
-        ([1.0, 2.0], "floating"),
-        ([1, "a"], "mixed-integer"),
-        ([True, False], "boolean"),
-        ([b"a", b"b"], "bytes"),
-        ([2**64, 1], "integer"),
+        ([2.0, -1.0, 2.0**53], [-1, 2, 2**53]),
+        (np.array([2.0, 10.0], object), [2, 10]),
+        ([2.5, 10.0], ["10.0", "2.5"]),
+        ([2.0**60, 1.0], ["1.0", str(2.0**60)]),
+        ([2**64, 1], ["1", str(2**64)]),
+        ([3, "a", 20], ["20", "3", "a"]),
+        ([True, False], ["False", "True"]),
+        ([b"b", "é".encode()], ["b", "é"]),
+        (UUIDS, sorted(map(str, UUIDS))),
+        ([("b", 1), ("a", 2)], ["('a', 2)", "('b', 1)"]),
+        (
+            pd.to_datetime(["2024-02-01", "2024-01-01"]),
+            ["2024-01-01 00:00:00", "2024-02-01 00:00:00"],
+        ),
+        ([decimal.Decimal("2.50"), decimal.Decimal(1)], ["1", "2.50"]),
+    ],
+    ids=str,
+)
+def test_ids_of_any_other_type_are_whole_numbers_or_their_text(ids, expected):
+    frame = pd.DataFrame({"user": 1, "item": pd.Series(ids)})
+    log = readers.encode(readers.as_frame(frame, time=""))
+    assert log.item_ids.tolist() == expected and log.item_ids.dtype.kind in "iU"
+    assert sorted(log.items.tolist()) == [*range(1, len(expected) + 1)]
+
+
+@pytest.mark.parametrize(
+    "ids, message",
+    [
+        ([1, "1"], "different ids with the same text '1', of kind mixed-integer"),
+        ([b"\xff", b"a"], "ids in bytes must be UTF-8 text: column 'item'"),
+        ([["a"], ["b"]], "column 'item' holds values that are no ids: unhashable"),
     ],
 )
-def test_other_ids_are_refused(ids, kind):
+def test_ids_that_cannot_be_told_apart(ids, message):
     frame = pd.DataFrame({"user": 1, "item": pd.Series(ids)})
-    with pytest.raises(InputError, match=f"column 'item' holds ids of kind {kind}"):
+    with pytest.raises(InputError, match=message):
         readers.encode(frame)
 
 
@@ -682,6 +964,16 @@ def test_build_runs_the_filters_in_order_and_reports():
         "rows_below_min_rating": 1,
         "rows_duplicate": 1,
         "rows_outside_core": 1,
+    }
+    table = [(*row, kind) for row, kind in zip(table, "abcabca", strict=True)]
+    frame = pd.DataFrame(table, columns=[*frame.columns, "event"])
+    log = readers.build(frame, min_rating=3, events=("a", "c"), duplicates="first")
+    assert log.report == {
+        "rows_read": 7,
+        "rows_below_min_rating": 1,
+        "rows_of_other_events": 1,  # ("b", "x"); that of a is gone already
+        "rows_duplicate": 1,
+        "rows_outside_core": 0,
     }
     with pytest.raises(InputError, match="no rows of n are left: .*'rows_read': 7"):
         readers.build(frame, name="n", min_user=9)

@@ -276,3 +276,31 @@ def test_cloze_batches_are_drawn_anew_each_step():
         other, LOG, LOG.offset_U1[:-1], TRAIN_END_U, jnp.int32(0)
     )
     assert (batch.weight_BL > 0).tolist() != hidden[0]
+
+
+@pytest.mark.parametrize("part_tokens, num_parts", [(10**6, 1), (2 * MAX_LENGTH, 3)])
+def test_parts_of_the_rows_are_encoded_as_the_whole(
+    start, monkeypatch, part_tokens, num_parts
+):
+    """7 rows in one part, and in three: 2, 2 and 3 rows."""
+    monkeypatch.setattr(steps, "_PART_TOKENS", part_tokens)
+    rng = np.random.default_rng(0)
+    rows = (
+        rng.integers(1, SASREC.num_items + 1, (7, MAX_LENGTH)).astype(np.int32),
+        np.tile(np.arange(MAX_LENGTH, dtype=np.int32), (7, 1)),
+        np.ones((7, MAX_LENGTH), np.int32),
+    )
+    rows = tuple(map(jnp.asarray, rows))
+    calls = []
+    apply = SASREC.apply
+
+    class Counted:
+        def apply(self, variables, *args, **options):
+            calls.append(len(args[0]))
+            return apply(variables, *args, **options)
+
+    key = jax.random.key(0)
+    hidden_RTD = steps.encode_rows(start.params, Counted(), rows, key)
+    expected = apply({"params": start.params}, *rows, train=False)
+    np.testing.assert_allclose(hidden_RTD, expected, **TOLERANCE)
+    assert len(calls) == num_parts and sum(calls) == 7

@@ -521,3 +521,21 @@ def test_checkpoints_are_written_inside_an_epoch(tmp_path, frame, monkeypatch):
         config, tmp_path / "killed", frame=frame, log=quiet, resume=True
     )
     assert resumed["test"] == whole["test"]
+
+
+def test_compiled_programs_are_kept_where_the_config_asks(tmp_path, frame, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    before = {
+        name: getattr(jax.config, name)
+        for name in (
+            "jax_compilation_cache_dir",
+            "jax_persistent_cache_min_compile_time_secs",
+        )
+    }
+    try:
+        build(settings(compile_cache=True), frame)
+        kept = tmp_path / "jaxrec" / "compiled"
+        assert jax.config.jax_compilation_cache_dir == str(kept)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -1,0 +1,129 @@
+"""Rows that cannot be used: an error that names the first, or skipped and counted."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxrec.errors import InputError
+
+POLICIES = ("error", "skip")
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the rows of a frame come from.
+
+    Attributes:
+      name: of the file; "" for a frame.
+      unit: "line" (from 1) or "row" (from 0).
+      numbers: lines or rows of the source, by ascending rows of the frame.
+    """
+
+    name: str
+    unit: str
+    numbers: Callable[[np.ndarray], Sequence[int]] = np.ndarray.tolist
+
+    def place(self, number: int) -> str:
+        """Such as "log.csv, line 3".
+
+        >>> Origin("", "row").place(3)
+        'row 3 (from 0)'
+        """
+        name = f"{self.name}, " if self.name else ""
+        return f"{name}{self.unit} {number}{' (from 0)' * (self.unit == 'row')}"
+
+    def first(self, is_bad_I: np.ndarray) -> list[int]:
+        """The first few numbers of the rows that are bad."""
+        return [int(n) for n in self.numbers(np.flatnonzero(is_bad_I)[:_SHOWN])]
+
+    def without(self, is_bad_I: np.ndarray) -> "Origin":
+        """The origin of the rows that are left."""
+        kept = np.flatnonzero(~is_bad_I)
+        return dataclasses.replace(self, numbers=lambda rows: self.numbers(kept[rows]))
+
+
+class Ledger:
+    """Takes the broken rows of one table.
+
+    Args:
+      policy: "error" raises at the first kind of broken rows; "skip" counts them, each
+        row once, and leaves it to the reader to go on without them.
+
+    Attributes:
+      num_rows: broken rows so far.
+    """
+
+    def __init__(self, policy: str = "error"):
+        if policy not in POLICIES:
+            raise InputError(
+                f"broken must be one of {', '.join(POLICIES)}: got {policy!r}."
+            )
+        self._policy = policy
+        self._kinds: dict[str, dict] = {}
+        self.num_rows = 0
+
+    def reject(
+        self,
+        problem: str,
+        count: int,
+        first: Sequence[int],
+        origin: Origin,
+        got: object = None,
+    ) -> None:
+        """Enters rows that are broken in one way.
+
+        Args:
+          problem: what is wrong with them, such as "column 'item' has no value".
+          count: their number, at least 1.
+          first: lines or rows of the first of them, ascending.
+          origin: says what these are.
+          got: what the first of them has instead.
+
+        Raises:
+          InputError: the policy is "error".
+        """
+        shown = list(first[:_SHOWN])
+        if self._policy == "error":
+            more = ""
+            if count > 1:
+                listed = ", ".join(map(str, shown)) + ", ..." * (count > len(shown))
+                more = f" ({count} such rows: {origin.unit}s {listed})"
+            instead = "" if got is None else f", got {str(got)[:60]!r}"
+            raise InputError(
+                f"{origin.place(shown[0])}: {problem}{instead}{more}. Correct or "
+                "remove such rows, or skip and count them: data.broken=skip."
+            )
+        kind = self._kinds.setdefault(problem, {"rows": 0, f"first_{origin.unit}s": []})
+        kind["rows"] += count
+        numbers = kind[f"first_{origin.unit}s"]
+        numbers += shown[: _SHOWN - len(numbers)]
+        self.num_rows += count
+
+    def check(self, num_left: int, name: str) -> None:
+        """Raises InputError if more rows are broken than are left: it is another table.
+
+        Args:
+          num_left: rows that are not broken.
+          name: of the table.
+        """
+        if self.num_rows > num_left:
+            kinds = "; ".join(f"{p}: {kind}" for p, kind in self._kinds.items())
+            raise InputError(
+                f"{name}: {self.num_rows} of {self.num_rows + num_left} rows are "
+                f"broken, which are too many to skip: {kinds}. Check the format and "
+                "the names of the columns."
+            )
+
+    def report(self) -> dict:
+        """For the record: the number of skipped rows and, by problem, which they are.
+
+        Returns:
+          {} under the policy "error", where no row is ever broken; else `rows_broken`
+          and, if there are any, `broken`: {problem: {"rows", "first_lines"}}.
+        """
+        if self._policy == "error":
+            return {}
+        report: dict = {"rows_broken": self.num_rows}
+        return report | ({"broken": self._kinds} if self._kinds else {})
