@@ -1,0 +1,90 @@
+"""Tables written to .csv or .parquet, part by part, whole or not at all."""
+
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxrec.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write(frames: Iterable["pd.DataFrame"], path: str | Path) -> int:
+    """Writes the parts of a table to one file; returns the number of its rows.
+
+    A part is written and forgotten before the next one is asked for. Until the last is
+    written, an older file of that name stays what it is.
+
+    Args:
+      frames: at least one, all of the same columns.
+      path: .csv, or .parquet.
+
+    Raises:
+      InputError: see `check`.
+    """
+    path = Path(path)
+    check(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with _Csv(part) if path.suffix == ".csv" else _Parquet(part) as sink:
+            num_rows = 0
+            for frame in frames:
+                sink.write(frame)
+                num_rows += len(frame)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return num_rows
+
+
+def check(path: str | Path, *, flag: str = "--output") -> None:
+    """Raises InputError unless a table can be written to `path`, which `flag` named."""
+    path = Path(path)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{flag} must end in .csv or .parquet: got {path}.")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{flag} {path}: there is no folder {path.parent}.")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(
+            f"{flag} as .parquet needs pyarrow, which is not installed: pip install "
+            "'jaxrec[parquet]', or write a .csv."
+        )
+
+
+class _Csv:
+    def __init__(self, path: Path):
+        self._file, self._is_new = path.open("w", newline=""), True
+
+    def write(self, frame: "pd.DataFrame") -> None:
+        frame.to_csv(self._file, index=False, header=self._is_new)
+        self._is_new = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._file.close()
+
+
+class _Parquet:
+    def __init__(self, path: Path):
+        self._path, self._writer = path, None
+
+    def write(self, frame: "pd.DataFrame") -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._path, table.schema)
+        self._writer.write_table(table)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        if self._writer is not None:
+            self._writer.close()

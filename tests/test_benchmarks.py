@@ -1,0 +1,392 @@
+"""The page of measurements is what its records give; the arithmetic of the peers."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import page, peers
+from benchmarks.drivers import bench, protocol
+from benchmarks.drivers.bench import (
+    AS_INSTALLED,
+    KEEPS_MEMORY,
+    LOADERS,
+    OURS,
+    Measured,
+    Task,
+)
+from jaxrec import record
+from jaxrec.errors import InputError
+
+ROOT = Path(page.__file__).parents[1]
+RECORD = {
+    "question": "how long does it take",
+    "command": "python -m benchmarks.made_up",
+    "commit": "0123456789abcdef",
+    "date": "2026-01-02",
+    "device": "cpu: made up, 2 cores",
+    "versions": {"python": "3.11"},
+    "rows": [{"system": "a", "seconds": 1.5}],
+}
+
+
+def write(folder, name, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    record.write_json(folder / name, RECORD | changes)
+    return folder / name
+
+
+# The page.
+
+
+def test_committed_page_is_what_the_records_give():
+    assert page.PAGE.read_text() == page.render(), "run python -m benchmarks.page"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(page.RESULTS.glob("*/*.json")), ids=lambda path: path.parent.name
+)
+def test_committed_record_is_whole(path):
+    found = page.read(path).found
+    assert found["date"] in path.name
+
+
+def test_only_the_latest_of_each_device_and_subject_is_shown(tmp_path):
+    folder = tmp_path / "results" / "speed"
+    names = {
+        "cpu-2026-01-02.json": "old cpu",
+        "cpu-2026-01-03.json": "new cpu",
+        "NVIDIA H200-2026-01-01.json": "gpu",
+        "cpu-2026-01-02-ml-1m.json": "cpu on ml-1m",
+    }
+    for name, system in names.items():
+        date = name.partition("-")[2][:10]
+        write(folder, name, date=date, rows=[{"system": system}])
+    text = page.render(tmp_path / "results")
+    counts = [text.count(f"| {system} |") for system in names.values()]
+    assert counts == [0, 1, 1, 1]
+    assert "**ml-1m** on cpu: made up, 2 cores, 2026-01-02, 0123456 " in text
+    assert "([record](results/speed/cpu-2026-01-03.json))" in text
+    assert text.count("## How long does it take?") == 1
+    assert "```\npython -m benchmarks.made_up\n```" in text
+
+
+def test_known_questions_come_first(tmp_path):
+    for name in ("aaa", "peers"):
+        write(tmp_path / name, "cpu-2026-01-02.json", question=f"what of {name}")
+    text = page.render(tmp_path)
+    assert text.index("## What of peers?") < text.index("## What of aaa?")
+
+
+def test_nested_folders_are_not_records_of_the_page(tmp_path):
+    write(tmp_path / "reproduce" / "ml-1m", "sasrec_ce-seed0.json")
+    assert "How long" not in page.render(tmp_path)
+
+
+@pytest.mark.parametrize("key", page.REQUIRED)
+def test_record_that_lacks_a_key(tmp_path, key):
+    path = write(tmp_path, "cpu-2026-01-02.json")
+    path.write_text(json.dumps({k: v for k, v in RECORD.items() if k != key}))
+    with pytest.raises(InputError, match=f"lacks {key}"):
+        page.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("cpu.json", {}, "is named <device>-<date>"),
+        ("cpu-2026-01-02.json", {"rows": []}, "no rows"),
+    ],
+)
+def test_record_that_is_none(tmp_path, name, changes, message):
+    with pytest.raises(InputError, match=message):
+        page.read(write(tmp_path, name, **changes))
+
+
+def test_table():
+    rows = [
+        {"system": "a|b", "ms": 12.345, "spread": [1.0, 2500.0], "rounds": [1, 2, 3]},
+        {"system": "c", "ms": None, "spread": [0.5, 2.0], "is_met": True},
+        {"weights": "none", "bar": 1e-5},
+    ]
+    assert page.tables(rows).splitlines() == [
+        "| system | ms | spread | is met |",
+        "| --- | ---: | ---: | --- |",
+        r"| a\|b | 12.3 | 1 to 2,500 |  |",
+        "| c |  | 0.5 to 2 | yes |",
+        "",
+        "| weights | bar |",
+        "| --- | ---: |",
+        "| none | 1e-05 |",
+    ]
+
+
+def test_long_table_is_folded():
+    rows = [{"system": "a", "number": n} for n in range(page.MOST_ROWS + 1)]
+    assert page.tables(rows[:-1]).startswith("| system |")
+    text = page.tables(rows)
+    assert text.startswith(f"<details><summary>{len(rows)} rows</summary>\n\n| system")
+    assert text.endswith("|\n\n</details>")
+
+
+def test_check_tells_a_page_that_is_not_up_to_date(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(page, "PAGE", tmp_path / "README.md")
+    assert page.main(["--check"]) == 1
+    assert page.main([]) == 0
+    assert page.main(["--check"]) == 0
+    page.PAGE.write_text(page.PAGE.read_text() + "by hand\n")
+    assert page.main(["--check"]) == 1
+    assert "python -m benchmarks.page" in capsys.readouterr().out
+
+
+# Peers: what is measured, in which order, and what is made of it.
+
+
+def line(step_s, *, peak_mb=100, steps_per_epoch=10.0, version="1.0"):
+    return {
+        "version": version,
+        "versions": {"python": "3.11"},
+        "steps_per_epoch": steps_per_epoch,
+        "step_seconds": [step_s, 99.0, step_s / 2],  # the median is step_s
+        "tokens_per_step": 60.0,
+        "compile_s": 4.0,
+        "peak_mb": peak_mb,
+        "threads": 2,
+        "settings": ["it is made up"],
+    }
+
+
+def test_compared_systems_are_measured_close_together():
+    order = [task.key for task in bench.tasks([OURS, "paper"], ["x", "y"], 2)]
+    names = [setting.name for setting in bench.SETTINGS["paper"]]
+    group = [[OURS, "as installed"], *(["paper", name] for name in names)]
+    assert order == [[r, m, *one] for r in (0, 1) for m in ("x", "y") for one in group]
+
+
+def test_row():
+    """Medians by hand: 2 rounds of 10 steps, the machine half as fast in the second."""
+    method = "sasrec_ce"
+    ours = [
+        Measured(
+            Task(r, method, OURS, AS_INSTALLED), line(s, peak_mb=50, version="0.1")
+        )
+        for r, s in enumerate((1.0, 2.0))
+    ]
+    theirs = [
+        Measured(Task(r, method, "paper", setting), line(s, peak_mb=mb))
+        for setting, mb, times in (
+            (AS_INSTALLED, 150, (8.0, 16.0)),
+            (KEEPS_MEMORY, 300, (4.0, 6.0)),
+        )
+        for r, s in enumerate(times)
+    ]
+    assert peers.row("beauty", method, OURS, ours, ours) == {
+        "dataset": "beauty",
+        "method": method,
+        "system": "jaxrec 0.1",
+        "setting": "as installed",
+        "seconds_per_epoch": 15.0,
+        "spread": [10.0, 20.0],
+        "tokens_per_s": 45,  # the median of 60 / 1 and 60 / 2
+        "peak_mb": 50,
+        "compile_s": 4.0,
+    }
+    found = peers.row("beauty", method, "paper", theirs, ours)
+    assert found["setting"] == "memory kept"
+    assert found["seconds_per_epoch"] == 50.0
+    assert found["time_ratio"] == 3.5  # 4 / 1 and 6 / 2
+    assert found["time_ratio_range"] == [3.0, 4.0]
+    assert found["time_ratio_as_installed"] == 8.0
+    assert found["peak_mb"] == 150 and found["memory_ratio"] == 3.0
+    assert found["time_bar"] == 10.0 and not found["time_bar_met"]
+    assert found["memory_bar"] == 3.0 and found["memory_bar_met"]
+    assert found["time_ratio_of_settings"] == {"as installed": 8.0, "memory kept": 3.5}
+
+
+def test_short_last_batch_counts_as_a_part():
+    one = Measured(
+        Task(0, "bert4rec", "paper", AS_INSTALLED), line(2.0, steps_per_epoch=2.5)
+    )
+    assert one.seconds_per_epoch == 5.0
+
+
+def test_summary_tells_what_did_not_run_and_why():
+    done = [
+        Measured(Task(0, "bert4rec", OURS, AS_INSTALLED), line(1.0)),
+        Measured(Task(0, "bert4rec", "paper", AS_INSTALLED), line(2.0)),
+        Measured(Task(0, "bert4rec", "paper", LOADERS), {"not_run": "no memory"}),
+        Measured(Task(0, "bert4rec", "replay", AS_INSTALLED), {"not_run": "no such"}),
+        Measured(Task(0, "sasrec_bce", "replay", AS_INSTALLED), {"not_run": "no such"}),
+    ]
+    found = peers.summary("ml-1m", done)
+    assert [row["system"] for row in found["rows"]] == [
+        "jaxrec 1.0",
+        "the paper's code 1.0",
+    ]
+    assert [*found["versions"]] == [OURS, "paper"]
+    notes = "\n".join(found["notes"])
+    assert "Not run: RePlay, bert4rec, sasrec_bce: no such." in notes
+    assert (
+        "Not run: the paper's code, memory kept, 2 loaders, bert4rec: no memory."
+        in notes
+    )
+    assert "the paper's code: it is made up." in notes
+    assert "Threads of every system: 2." in notes
+
+
+class FakeBench:
+    """Measures in no time, and remembers what."""
+
+    def __init__(self, cannot=()):
+        self.cannot, self.measured = cannot, []
+
+    def measure(self, task):
+        self.measured.append(task.key)
+        return Measured(
+            task, {"not_run": "no"} if task.system in self.cannot else line(1.0)
+        )
+
+
+def test_measuring_goes_on_where_it_stopped(tmp_path):
+    path, about = tmp_path / "x" / "kept.jsonl", {"commit": "c"}
+    todo = [*bench.tasks([OURS, "paper"], ["bert4rec"], 2)]
+    fake = FakeBench()
+    assert (
+        bench.measure_all(todo, fake.measure, bench.Kept(path, about), -math.inf)
+        is None
+    )
+    assert fake.measured == []
+    half = todo[:3]
+    assert bench.measure_all(half, fake.measure, bench.Kept(path, about), math.inf)
+    done = bench.measure_all(todo, fake.measure, bench.Kept(path, about), math.inf)
+    assert fake.measured == [task.key for task in todo]
+    assert done is not None and [one.task for one in done] == todo
+    other = FakeBench()  # at another commit nothing may be used again
+    bench.measure_all(half, other.measure, bench.Kept(path, {"commit": "d"}), math.inf)
+    assert other.measured == [task.key for task in half]
+
+
+def test_what_cannot_run_is_tried_once(tmp_path):
+    fake = FakeBench(cannot=("paper",))
+    todo = [*bench.tasks([OURS, "paper"], ["bert4rec"], 3)]
+    done = bench.measure_all(
+        todo, fake.measure, bench.Kept(tmp_path / "k", {}), math.inf
+    )
+    tried = [key for key in fake.measured if key[2] == "paper"]
+    assert len(tried) == len(bench.SETTINGS["paper"])
+    assert done is not None
+    assert sum(not one.has_run for one in done) == 3 * len(tried)
+
+
+def as_python(tmp_path, *lines):
+    """A file that stands in for a system's interpreter."""
+    path = tmp_path / "python"
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return str(path)
+
+
+TASK = Task(0, "sasrec_ce", "paper", LOADERS)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a shell script")
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["echo noise", """echo '{"peak_mb": 7}'"""], {"peak_mb": 7}),
+        (
+            ["kill -9 $$"],
+            {"not_run": "it was killed, as Linux does where memory runs out"},
+        ),
+    ],
+)
+def test_driver_answers_in_its_last_line(tmp_path, lines, expected):
+    drivers = bench.Bench({"paper": as_python(tmp_path, *lines)}, [])
+    assert drivers.measure(TASK).line == expected
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a shell script")
+def test_driver_is_told_the_task_and_its_setting(tmp_path):
+    said = """printf '["%s", "%s"]' "$*" "$THP_MEM_ALLOC_ENABLE$JAX_PLATFORMS" """
+    drivers = bench.Bench({"paper": as_python(tmp_path, said)}, ["--steps", "3"])
+    assert drivers.measure(TASK).line == [
+        "-m benchmarks.drivers.paper --steps 3 --method sasrec_ce --workers 2",
+        "1cpu",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="runs a shell script")
+def test_driver_that_fails_is_an_error(tmp_path):
+    python = as_python(tmp_path, "echo no module rectools >&2", "exit 3")
+    with pytest.raises(InputError, match="status 3: no module rectools"):
+        bench.Bench({"paper": python}, []).measure(TASK)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--methods", "sasrec_ce,nonsense"], "got nonsense"),
+        (["--rounds", "0"], "at least 1"),
+        (["--paper-repo", "nowhere"], "modules.py is not there"),
+    ],
+)
+def test_bad_options(argv, message):
+    with pytest.raises(InputError, match=message):
+        peers.parse(argv)
+
+
+def test_shapes_are_those_of_the_configs(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers.datasets, "locate", lambda name: tmp_path / name)
+    flags = peers.parse(["--dataset", "beauty", "--rectools-python", "/venv/python"])
+    drivers = peers.make_bench(flags)
+    assert drivers.python == {OURS: sys.executable, "rectools": "/venv/python"}
+    words = " ".join(drivers.arguments)
+    assert "--max-length 50 --width 64 --steps 6 --seconds 10" in words
+    assert f"--data {tmp_path / 'beauty'}" in words
+
+
+def run(*words):
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux only")
+def test_peak_is_of_the_process_itself():
+    code = (
+        "from benchmarks.drivers.protocol import peak_mb; a = peak_mb(); import mmap; "
+        "never_touched = mmap.mmap(-1, 500 << 20); "
+        "x = bytearray(200 << 20); del x; print(a, peak_mb() - a)"
+    )
+    ballast = bytearray(300 << 20)  # a child's getrusage would begin with it
+    first, grown = map(int, run("-c", code).split())
+    del ballast
+    assert first < 150 and 195 <= grown <= 230
+
+
+def test_our_driver_takes_real_steps(tmp_path):
+    rng = np.random.default_rng(0)
+    length_U = rng.integers(5, 90, 140)
+    rows = [
+        f"{u + 1} {i + 1}"
+        for u, length in enumerate(length_U)
+        for i in rng.permutation(100)[:length]
+    ]
+    path = tmp_path / "log.txt"
+    path.write_text("\n".join(rows) + "\n")
+    task = ["--dataset", "beauty", "--data", str(path), "--method", "sasrec_bce"]
+    task += ["--max-length", "50", "--width", "64", "--steps", "3"]
+    task += ["--seconds", "0"]
+    said = json.loads(run("-m", "benchmarks.drivers.jaxrec", *task).splitlines()[-1])
+    assert said["steps_per_epoch"] == 2
+    # An epoch is one dispatch: one warms up, and two are the 3 steps or more.
+    assert len(said["step_seconds"]) == 2 and min(said["step_seconds"]) > 0
+    targets_U = np.minimum(length_U - 3, 50)
+    assert said["tokens_per_step"] == targets_U.sum() / 2
+    assert said["compile_s"] > 0 and said["threads"] == protocol.num_cores()
