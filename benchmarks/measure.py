@@ -1,0 +1,160 @@
+"""Timing in turn, compiled memory, and records: what the benchmarks share."""
+
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxrec import record
+
+RESULTS = Path(__file__).parent / "results"
+MIB = 2**20
+
+
+class Variant(NamedTuple):
+    """One of the things that are compared.
+
+    row: what its row of the record says beside the measurement.
+    call: does the work once and returns arrays, which are waited for.
+    units: what is counted, such as steps, in one call.
+    """
+
+    row: dict[str, Any]
+    call: Callable[[], Any]
+    units: int = 1
+
+
+def in_turn(
+    variants: Sequence[Variant],
+    *,
+    rounds: int = 5,
+    seconds: float = 60,
+    untimed_calls: int = 0,
+) -> list[dict[str, Any]]:
+    """Milliseconds of a unit of each variant: median and range over the rounds.
+
+    A round calls every variant once, so that a machine whose speed drifts treats all
+    alike; the first warms up.
+
+    Args:
+      rounds: that count.
+      seconds: after which no round begins but the first that counts.
+      untimed_calls: before each timed one, where a variant leaves gigabytes behind it
+        that the system is still freeing while the next one runs.
+
+    Returns:
+      A row of each variant: its own, with `ms` and `spread`.
+    """
+    began = time.perf_counter()
+    times_ms: list[list[float]] = [[] for _ in variants]
+    for round_ in range(rounds + 1):
+        if round_ > 1 and time.perf_counter() - began > seconds:
+            break
+        for variant, of_one in zip(variants, times_ms, strict=True):
+            for _ in range(untimed_calls):
+                jax.block_until_ready(variant.call())
+            start = time.perf_counter()
+            jax.block_until_ready(variant.call())
+            elapsed_ms = 1e3 * (time.perf_counter() - start)
+            if round_ > 0:
+                of_one.append(elapsed_ms / variant.units)
+    return [
+        {**variant.row, "ms": shown(statistics.median(ms)), "spread": ends(ms)}
+        for variant, ms in zip(variants, times_ms, strict=True)
+    ]
+
+
+def shown(x: float) -> float:
+    """Four significant digits: no timing has more.
+
+    >>> shown(1234.56), shown(0.0123456)
+    (1235.0, 0.01235)
+    """
+    return float(f"{x:.4g}")
+
+
+def ends(values: Sequence[float]) -> list[float]:
+    """The range of the values, as a row's `spread`."""
+    return [shown(min(values)), shown(max(values))]
+
+
+def compiled(fn: Callable, *arguments: Any, **options: Any) -> jax.stages.Compiled:
+    """The program of fn for arguments of these shapes; options are jax.jit's."""
+    return jax.jit(fn, **options).lower(*arguments).compile()
+
+
+def repeated(program: Callable, arguments: tuple, times: int) -> Callable[[], Any]:
+    """A call of the program `times` over; only the last result is waited for."""
+
+    def call() -> Any:
+        for _ in range(times - 1):
+            program(*arguments)
+        return program(*arguments)
+
+    return call
+
+
+def tell(rows: Iterable[dict[str, Any]]) -> None:
+    """Prints rows as lines, for whoever waits."""
+    for row in rows:
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+
+
+def temp_mb(program: jax.stages.Compiled) -> float:
+    """MiB that the program allocates beside its arguments and results."""
+    memory = program.memory_analysis()
+    assert memory is not None, "this backend does not tell"
+    return shown(memory.temp_size_in_bytes / MIB)
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def file_name(device: str) -> str:
+    """A device, as `record.device` tells it, in the name of a file.
+
+    >>> file_name("cpu: Intel Xeon, 2 cores"), file_name("1 x NVIDIA H100 80GB HBM3")
+    ('cpu', 'nvidia-h100-80gb-hbm3')
+    """
+    kind = re.sub(r"^\d+ x ", "", device.partition(":")[0]).lower()
+    return re.sub("[^a-z0-9]+", "-", kind).strip("-")
+
+
+def save(
+    name: str,
+    question: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    subject: str = "",
+    notes: Iterable[str] = (),
+    output: Path = RESULTS,
+    device: str | None = None,
+) -> Path:
+    """Writes output/<name>/<device>-<date>[-<subject>].json.
+
+    Args:
+      device: that the rows are of, if it is not this one.
+    """
+    device = device or record.device()
+    stem = "-".join(filter(None, (file_name(device), record.date(), subject)))
+    path = output / name / f"{stem}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {
+        "question": question,
+        "command": record.command(),
+        "commit": record.commit(),
+        "date": record.date(),
+        "device": device,
+        "versions": record.versions(),
+        "rows": list(rows),
+    }
+    if notes:
+        found["notes"] = list(notes)
+    record.write_json(path, found)
+    print(path, flush=True)
+    return path

@@ -1,0 +1,210 @@
+"""A different set of negatives for each user of a batch: what does that cost?
+
+    python -m benchmarks.negatives
+
+The loss of SASRec+ (softmax over the target and S negatives that a sequence's positions
+share), forward and backward, at the shapes of a batch of ML-1M and of Beauty. Naive is
+what one writes first: the negatives' rows gathered as [B, S, D], scores [B, L, S] of
+every position, autodiff. Shipped is what `objectives.sampled_ce` gives: a few sequences
+at a time or, where the negatives are most of the catalogue, the whole catalogue less
+the items that were not drawn. Drawing the negatives is a row of its own.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks import measure, shapes
+from benchmarks.measure import Variant
+from benchmarks.shapes import SHAPES, Shape
+from jaxrec import batches, data, losses, negatives, objectives
+from jaxrec.batches import Batch
+from jaxrec.command import run_command
+from jaxrec.objectives import Items
+from jaxrec.ranking import item_mask
+
+Array = jax.Array
+
+QUESTION = "what do negatives of each sequence's own cost, in memory and time"
+NUM_NEGATIVES = {"ml-1m": (100, 1000, 3000), "beauty": (100, 1000, 3000, 10_000)}
+# Times the memory of the shipped loss that the naive one is to need at the least.
+BARS = {("ml-1m", 3000): 4.0}
+# A naive program that needs more is compiled for its bytes, and not run.
+MOST_RUN_MB = 8 * 2**10
+NOTES = (
+    "temp is what the compiled program allocates beside its arguments (hidden states, "
+    "table, windows and the ids of the negatives) and results (loss and gradients).",
+    "The naive program scores padding too, as the paper's code does. Its ids are those "
+    "that the shipped one would draw; drawing is not part of either time.",
+)
+
+
+class Arguments(NamedTuple):
+    """What a loss is a function of, but its candidates."""
+
+    hidden_BLD: Array
+    table_VD: Array
+    batch: Batch
+
+
+def naive(
+    hidden_BLD: Array,
+    table_VD: Array,
+    target_BL: Array,
+    weight_BL: Array,
+    negative_BS: Array,
+) -> tuple[Array, Array]:
+    """`losses.sampled_ce` as the formula reads."""
+    negative_BSD = table_VD[negative_BS]
+    own_BL1 = (hidden_BLD * table_VD[target_BL]).sum(axis=-1, keepdims=True)
+    score_BLS = jnp.einsum("bld,bsd->bls", hidden_BLD, negative_BSD)
+    score_BLM = jnp.concatenate([own_BL1, score_BLS], axis=-1)
+    loss_BL = jax.nn.logsumexp(score_BLM, axis=-1) - own_BL1[..., 0]
+    return (weight_BL * loss_BL).sum(), weight_BL.sum()
+
+
+def make_arguments(shape: Shape, batch_size: int) -> Arguments:
+    """The windows of a batch of the shape's users, and states and a table at random."""
+    split = data.leave_one_out(shapes.made_log(shape, num_users=batch_size))
+    windows = batches.windows(
+        batches.log_on_device(split.dataset),
+        jnp.asarray(split.dataset.offsets[:-1], jnp.int32),
+        jnp.asarray(split.train_end, jnp.int32),
+        length=shape.max_length + 1,
+    )
+    batch = batches.next_item(windows)
+    keys = jax.random.split(jax.random.key(0))
+    hidden_shape = (*batch.target_BL.shape, shape.width)
+    table_VD = 0.02 * jax.random.normal(keys[1], (shape.num_items + 1, shape.width))
+    return Arguments(jax.random.normal(keys[0], hidden_shape), table_VD, batch)
+
+
+def with_gradients(loss: Any) -> Any:
+    """(arguments, candidates) -> the sum of the loss and both gradients."""
+
+    def program(arguments: Arguments, candidates: Any):
+        batch = arguments.batch
+
+        def total(hidden_BLD, table_VD):
+            return loss(
+                hidden_BLD, table_VD, batch.target_BL, batch.weight_BL, candidates
+            )[0]
+
+        pair = arguments.hidden_BLD, arguments.table_VD
+        return jax.value_and_grad(total, (0, 1))(*pair)
+
+    return program
+
+
+def compare(
+    shape: Shape, num_negatives: int, arguments: Arguments, times: int, seconds: float
+) -> list[dict[str, Any]]:
+    """The rows of one data set and S."""
+    objective = objectives.sampled_ce(num_negatives=num_negatives)
+    is_item_V = item_mask(len(arguments.table_VD), shape.num_items)
+    items = Items(is_item_V, negatives.make_pool(jax.device_get(is_item_V)))
+    draw_arguments = (
+        jax.random.key(1),
+        arguments.batch.target_BL,
+        arguments.batch.seen_BX,
+        items,
+    )
+    draw = measure.compiled(objective.candidates, *draw_arguments)
+    drawn = draw(*draw_arguments)
+    is_shared = isinstance(drawn, losses.Shared)
+    one_set = partial(
+        negatives.uniform_without_replacement,
+        pool=items.pool,
+        num_negatives=num_negatives,
+    )
+    keys_B = jax.random.split(jax.random.key(1), len(arguments.batch.seen_BX))
+    negative_BS = jax.vmap(one_set)(keys_B, arguments.batch.seen_BX)
+    path = "a few sequences at a time" if is_shared else "the catalogue less the rest"
+    programs = {
+        "naive": (naive, negative_BS),
+        f"shipped: {path}": (objective.loss, drawn),
+    }
+    about = {"dataset": shape.name, "negatives": num_negatives}
+    rows, variants = [], []
+    for name, (loss, candidates) in programs.items():
+        program = measure.compiled(with_gradients(loss), arguments, candidates)
+        row = {**about, "program": name, "temp_mb": measure.temp_mb(program)}
+        if row["temp_mb"] > MOST_RUN_MB:
+            rows.append(row)
+            continue
+        call = measure.repeated(program, (arguments, candidates), times)
+        variants.append(Variant(row, call, times))
+    drawing = {**about, "program": "drawing them", "temp_mb": measure.temp_mb(draw)}
+    call = measure.repeated(draw, draw_arguments, times)
+    variants.append(Variant(drawing, call, times))
+    rows += measure.in_turn(variants, seconds=seconds, untimed_calls=1)
+    return judge(rows)
+
+
+def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds to the shipped row how many times its memory and time the naive one takes.
+
+    >>> rows = [{"program": "naive", "temp_mb": 8.0, "ms": 9.0, "dataset": "ml-1m",
+    ...          "negatives": 3000}]
+    >>> rows += [{**rows[0], "program": "shipped: x", "temp_mb": 2.0, "ms": 3.0}]
+    >>> found = judge(rows)[1]
+    >>> found["memory_ratio"], found["time_ratio"], found["memory_bar_met"]
+    (4.0, 3.0, True)
+    """
+    first = rows[0]
+    for row in rows:
+        if row["program"].startswith("shipped"):
+            row["memory_ratio"] = measure.shown(first["temp_mb"] / row["temp_mb"])
+            if "ms" in first:
+                row["time_ratio"] = measure.shown(first["ms"] / row["ms"])
+            bar = BARS.get((row["dataset"], row["negatives"]))
+            if bar is not None:
+                row["memory_bar"] = bar
+                row["memory_bar_met"] = row["memory_ratio"] >= bar
+    return rows
+
+
+def run(
+    *,
+    names: Sequence[str] = tuple(SHAPES),
+    batch_size: int = 128,
+    most: int | None = None,
+    seconds: float = 20,
+    output: Path = measure.RESULTS,
+) -> Path:
+    """Measures and writes the record.
+
+    Args:
+      names: data sets.
+      most: leaves out the S above it.
+      seconds: of timing for one data set and S, about.
+    """
+    times = 1 if measure.on_cpu() else 20
+    rows = []
+    for name in names:
+        arguments = make_arguments(SHAPES[name], batch_size)
+        for num_negatives in NUM_NEGATIVES[name]:
+            if most is None or num_negatives <= most:
+                found = compare(SHAPES[name], num_negatives, arguments, times, seconds)
+                measure.tell(found)
+                rows += found
+    return measure.save("negatives", QUESTION, rows, notes=NOTES, output=output)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("python -m benchmarks.negatives")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    flags = parser.parse_args(argv)
+    run(batch_size=flags.batch_size, output=flags.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

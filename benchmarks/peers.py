@@ -1,0 +1,261 @@
+"""What does training cost here, and in the libraries that one would use instead?
+
+    python -m benchmarks.peers --dataset ml-1m --paper-repo ../sasrec-bert4rec-recsys23
+        --rectools-python ../rectools/bin/python
+
+RecTools, RePlay and the paper's own code train the paper's methods at the paper's
+shapes on the same file beside us, on the CPU in float32, each by its driver in drivers/
+and in its own environment; a system that is not named is left out. A round measures
+every system once, in a new process, for a few steps after a warm-up, so that a machine
+whose speed drifts treats all alike, and a ratio is of two times of one round. Of a
+peer's settings (drivers/bench.py) the fastest is shown, with the least memory of any.
+
+What was measured is kept in .cache/peers/ until the record is written: a command that
+was stopped, or that --minutes ended, goes on when it is given again.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import page
+from benchmarks.drivers.bench import (
+    AS_INSTALLED,
+    OURS,
+    ROOT,
+    SETTINGS,
+    TITLES,
+    Bench,
+    Kept,
+    Measured,
+    measure_all,
+    tasks,
+)
+from benchmarks.drivers.protocol import METHODS
+from jaxrec import config, datasets, record
+from jaxrec.command import run_command
+from jaxrec.errors import InputError
+
+# Times as long as ours, and times the memory, that a peer is to take at the least.
+TIME_BARS = {
+    ("ml-1m", "sasrec_ce", "rectools"): 5.0,
+    ("ml-1m", "sasrec_ce", "paper"): 3.0,
+    ("ml-1m", "sasrec_sampled_ce", "paper"): 3.0,
+    ("ml-1m", "bert4rec", "rectools"): 3.0,
+    ("ml-1m", "bert4rec", "paper"): 3.0,
+    ("beauty", "sasrec_ce", "rectools"): 10.0,
+    ("beauty", "sasrec_ce", "paper"): 10.0,
+}
+MEMORY_BARS = {
+    ("beauty", "sasrec_ce", "rectools"): 3.0,
+    ("beauty", "sasrec_ce", "paper"): 3.0,
+}
+NOTES = [
+    "An epoch is the median step times the steps of an epoch, a short last batch "
+    "counted as the part that it is; waiting for the next batch is in it, reading the "
+    "data and validation are not. Compiling is apart. Seconds and ratios are medians "
+    "over the rounds.",
+    "Memory is the peak of the process that trains, the whole of its run; of a peer, "
+    "the least of its settings.",
+    "Settings: 'memory kept' tells the C library to keep freed memory and PyTorch to "
+    "use huge pages; '2 loaders' are processes that prepare batches; 'buckets of 32' "
+    "is RePlay's encoder for windows of like length. We run as installed.",
+    "RecBole 1.2.1 is not measured: what pip installs in November 2026 cannot be "
+    "imported (ray wants pkg_resources, RecBole wants numpy.bool8, and both are gone); "
+    "and its SASRec encodes a window for every target, so that its epoch is another.",
+]
+
+
+def ratios(theirs: Iterable[Measured], ours: Iterable[Measured]) -> list[float]:
+    """Times as long as ours, round by round."""
+    by_round = {one.task.round: one.seconds_per_epoch for one in ours}
+    return [one.seconds_per_epoch / by_round[one.task.round] for one in theirs]
+
+
+def median_and_range(values: Sequence[float], digits: int) -> tuple[float, list[float]]:
+    low, high = min(values), max(values)
+    return (
+        round(statistics.median(values), digits),
+        [round(low, digits), round(high, digits)],
+    )
+
+
+def row(
+    dataset: str, method: str, system: str, theirs: list[Measured], ours: list[Measured]
+) -> dict[str, Any]:
+    """A row of the record: a system's fastest setting, beside ours.
+
+    Args:
+      theirs, ours: the measurements of the method that ran, of all settings and rounds.
+    """
+    settings = {
+        setting.name: [one for one in theirs if one.task.setting.name == setting.name]
+        for setting in SETTINGS[system]
+    }
+    settings = {name: runs for name, runs in settings.items() if runs}
+    times = {name: ratios(runs, ours) for name, runs in settings.items()}
+    best = min(times, key=lambda name: statistics.median(times[name]))
+    runs = settings[best]
+    seconds, spread = median_and_range([one.seconds_per_epoch for one in runs], 2)
+
+    def peak(runs: Iterable[Measured]) -> float:
+        return statistics.median(one.line["peak_mb"] for one in runs)
+
+    peak_mb = min(peak(runs) for runs in settings.values())
+    found = {
+        "dataset": dataset,
+        "method": method,
+        "system": f"{TITLES[system]} {runs[0].line['version']}",
+        "setting": best,
+        "seconds_per_epoch": seconds,
+        "spread": spread,
+        "tokens_per_s": round(statistics.median(one.tokens_per_s for one in runs)),
+        "peak_mb": round(peak_mb),
+        "compile_s": round(statistics.median(one.line["compile_s"] for one in runs), 1),
+    }
+    if system == OURS:
+        return found
+    of_settings = {
+        name: round(statistics.median(values), 2) for name, values in times.items()
+    }
+    found["time_ratio"], found["time_ratio_range"] = median_and_range(times[best], 2)
+    found["time_ratio_as_installed"] = of_settings.get(AS_INSTALLED.name)
+    found["memory_ratio"] = round(peak_mb / peak(ours), 2)
+    place = (dataset, method, system)
+    for name, bars in (("time", TIME_BARS), ("memory", MEMORY_BARS)):
+        if place in bars:
+            found[f"{name}_bar"] = bars[place]
+            found[f"{name}_bar_met"] = found[f"{name}_ratio"] >= bars[place]
+    return found | {"time_ratio_of_settings": of_settings}
+
+
+def summary(dataset: str, done: Sequence[Measured]) -> dict[str, Any]:
+    """Rows, notes and versions of a record."""
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for one in done:
+        groups.setdefault((one.task.method, one.task.system), []).append(one)
+    rows, versions = [], {}
+    said: dict[str, dict[str, None]] = {}  # by system, an ordered set
+    not_run: dict[tuple[str, str], list[str]] = {}  # methods, by system and reason
+    for (method, system), of_all in groups.items():
+        ran = [one for one in of_all if one.has_run]
+        for one in of_all:
+            if not one.has_run:
+                setting = f", {one.task.setting.name}" if ran else ""
+                key = (f"{TITLES[system]}{setting}", one.line["not_run"])
+                if method not in not_run.setdefault(key, []):
+                    not_run[key].append(method)
+        if ran:
+            rows.append(row(dataset, method, system, ran, groups[method, OURS]))
+            versions[system] = ran[0].line["versions"]
+            said.setdefault(system, {}).update(dict.fromkeys(ran[0].line["settings"]))
+    threads = {one.line["threads"] for one in done if one.has_run}
+    notes = [
+        *NOTES,
+        f"Threads of every system: {', '.join(map(str, sorted(threads)))}.",
+        *(f"{TITLES[name]}: {'; '.join(texts)}." for name, texts in said.items()),
+        *(
+            f"Not run: {name}, {', '.join(methods)}: {reason}."
+            for (name, reason), methods in not_run.items()
+        ),
+    ]
+    return {"versions": versions, "rows": rows, "notes": notes}
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.peers",
+        description="Train beside the libraries that one would use instead.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--dataset", default="ml-1m", help="of datasets.PUBLIC")
+    add("--methods", default=",".join(METHODS), help="with commas between")
+    add("--paper-repo", type=Path, help="a checkout of the paper's code")
+    add("--paper-python", help="has its packages (--rectools-python)")
+    add("--rectools-python", help="of an environment with rectools[torch]")
+    add("--replay-python", help="of an environment with replay-rec[torch]")
+    add("--rounds", type=int, default=3)
+    add("--steps", type=int, default=6, help="of a measurement, at the least")
+    add("--seconds", type=float, default=10, help="of a measurement, at the least")
+    add("--minutes", type=float, help="begin no measurement after so many")
+    flags = parser.parse_args(argv)
+    flags.methods = flags.methods.split(",")
+    if unknown := set(flags.methods) - {*METHODS}:
+        raise InputError(
+            f"--methods takes {', '.join(METHODS)}: got {', '.join(sorted(unknown))}."
+        )
+    if flags.rounds < 1 or flags.steps < 1:
+        raise InputError(
+            "--rounds and --steps must be at least 1: got "
+            f"{flags.rounds} and {flags.steps}."
+        )
+    if flags.paper_repo and not (flags.paper_repo / "src" / "modules.py").is_file():
+        raise InputError(
+            f"--paper-repo must be a checkout of antklen/sasrec-bert4rec-recsys23: "
+            f"{flags.paper_repo}/src/modules.py is not there."
+        )
+    return flags
+
+
+def make_bench(flags: argparse.Namespace) -> Bench:
+    """The systems that the flags name, and the shapes of the data set's configs."""
+    python = {OURS: sys.executable}
+    for system in ("rectools", "replay"):
+        if given := getattr(flags, f"{system}_python"):
+            # Not resolved: an environment is told by the path of its link.
+            python[system] = os.path.abspath(given)
+    arguments = []
+    if flags.paper_repo:
+        given = flags.paper_python or flags.rectools_python or sys.executable
+        python["paper"] = os.path.abspath(given)
+        arguments = ["--repo", str(flags.paper_repo.resolve())]
+    file = f"configs/{flags.dataset.replace('-', '')}_{METHODS[0]}.py"
+    settings = config.read(ROOT / file)
+    arguments += ["--dataset", flags.dataset]
+    arguments += ["--data", str(datasets.locate(flags.dataset).resolve())]
+    arguments += ["--max-length", str(settings["train"]["max_length"])]
+    arguments += ["--width", str(settings["model"]["width"])]
+    arguments += ["--steps", str(flags.steps), "--seconds", str(flags.seconds)]
+    return Bench(python, arguments)
+
+
+def main(argv: Sequence[str]) -> int:
+    """The command."""
+    flags = parse(argv)
+    bench = make_bench(flags)
+    about = {"commit": record.commit(), "arguments": bench.arguments}
+    kept = Kept(ROOT / ".cache" / "peers" / f"{flags.dataset}.jsonl", about)
+    minutes = float("inf") if flags.minutes is None else flags.minutes
+    todo = tasks(bench.python, flags.methods, flags.rounds)
+    done = measure_all(todo, bench.measure, kept, time.monotonic() + 60 * minutes)
+    if done is None:
+        print("not finished: give the same command again")
+        return 0
+    name = f"cpu-{record.date()}-{flags.dataset}.json"
+    path = ROOT / "benchmarks" / "results" / "peers" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {
+        "question": "what does training cost here, and in the libraries that one would "
+        "use instead",
+        # In parts or at once, the record is the same.
+        "command": re.sub(r" --minutes[= ]\S+", "", record.command()),
+        "commit": record.commit(),
+        "date": record.date(),
+        "device": record.device(),
+        **summary(flags.dataset, done),
+    }
+    record.write_json(path, found)
+    kept.path.unlink(missing_ok=True)
+    print(page.tables(found["rows"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
