@@ -142,7 +142,7 @@ def profile(
         change=named,
     )
     (whole,) = measure.in_turn([Variant({}, trainer, trainer.num_steps)], seconds=20)
-    program = trace.Program(trainer.program.as_text(), PARTS, OTHER)
+    program = trace.Program(trainer.program.as_text() or "", PARTS, OTHER)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             jax.block_until_ready(trainer())

@@ -1,7 +1,7 @@
 """Whose time a profile shows: from the events of a trace to the parts of a program."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -117,11 +117,12 @@ class Found(NamedTuple):
     """
 
     shares: dict[str, float]
-    labels: dict[str, Counter]
+    labels: dict[str, dict[str, float]]
 
     def slowest(self, part: str) -> str:
         """The kind of operation that takes most of a part."""
-        return self.labels[part].most_common(1)[0][0] if part in self.labels else ""
+        of_part = self.labels.get(part)
+        return max(of_part, key=lambda label: of_part[label]) if of_part else ""
 
 
 def read(folder: Path, program: Program) -> Found:
@@ -155,8 +156,8 @@ def shares(found: Iterable[Event], program: Program) -> Found:
         return Found({IDLE: 1.0}, {})
     ends.sort()
     working: Counter[str] = Counter()
-    by_part: Counter[str] = Counter()
-    labels: dict[str, Counter] = {}
+    by_part: defaultdict[str, float] = defaultdict(float)
+    labels: dict[str, dict[str, float]] = {}
     before = first = ends[0][0]
     for now, change, name in ends:
         lasted = now - before
@@ -166,7 +167,7 @@ def shares(found: Iterable[Event], program: Program) -> Found:
         for one in names if lasted > 0 else ():
             part = program.part(one)
             by_part[part] += lasted / len(names)
-            of_part = labels.setdefault(part, Counter())
+            of_part = labels.setdefault(part, defaultdict(float))
             of_part[program.label(one)] += lasted / len(names)
         working[name] += change
         before = now

@@ -50,7 +50,7 @@ class Findings:
       metrics: those that all finished runs have.
       headline: one or two of them, the monitored one first.
       intervals: by run and metric; "popularity" among the runs where data loads.
-      leads: by run and metric, the difference to popularity.
+      leads: by run and headline metric, the difference to popularity.
       slices: by run as `slices.means`, "popularity" among them.
       profile: of the log.
       beyond: by run and metric, see `beyond`; numbers or Intervals.
@@ -135,8 +135,8 @@ def find(
         user_N = split.test.user
         for name in [name for name in of_rows if name != POPULARITY]:
             found.leads[name] = {
-                metric: slices.interval(value_N - floor[metric], user_N)
-                for metric, value_N in of_rows[name].items()
+                metric: slices.interval(of_rows[name][metric] - floor[metric], user_N)
+                for metric in found.headline
             }
         found.slices = _sliced(split, found.headline, of_rows, wanted.num_slices)
         found.profile = profile(split)

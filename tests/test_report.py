@@ -335,7 +335,7 @@ class TestGaps:
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({**last, "epoch": 3, "is_best": False}) + "\n")
         page = make(run, tmp_path / "further.html", num_examples=0)
-        assert "went on after its result of epoch 2" in page.text["runs"]
+        assert "went on after epoch 2, unfinished" in page.text["runs"]
         assert "results" in page.sections
 
     def test_unfinished_beside_finished(self, runs, tmp_path):

@@ -105,7 +105,7 @@ def _chart(
     if x.key != "epoch":
         caption = "Since the run began, compiling and validation included."
         devices = {(run.result or {}).get("device") for run in runs}
-        if len(devices) > 1:
+        if len(devices - {None}) > 1:
             caption += " The runs were not made on one machine."
     return parts.figure(title, picture, caption)
 

@@ -93,7 +93,7 @@ def status(run: Evidence) -> Markup:
         return element("span", "finished", class_="state done")
     if run.result is None:
         return element("span", "unfinished", class_="state open")
-    went_on = f"went on after its result of epoch {run.result['epochs']}; unfinished"
+    went_on = f"went on after epoch {run.result['epochs']}, unfinished"
     return element("span", went_on, class_="state open")
 
 
@@ -104,7 +104,9 @@ def _named(run: Evidence, section: str) -> str:
 def _epochs(run: Evidence) -> Markup | str:
     if run.best_epoch is None:
         return "none yet"
-    return join([parts.count(run.best_epoch), " of ", parts.count(run.num_epochs)])
+    end = None if run.is_finished else " so far"
+    best, every = parts.count(run.best_epoch), parts.count(run.num_epochs)
+    return join([best, " of ", every, end])
 
 
 def _or_unknown(run: Evidence, key: str, write) -> Markup | str:
@@ -179,10 +181,13 @@ def _manifest(run: Evidence) -> Markup:
     pairs += [
         ("sha256 of the data", _code(run.data.get("sha256"))),
         ("sha256 of the split", _code(run.split_sha256 or None)),
-        ("commit", _code(result.get("commit"))),
-        ("date", plain(result.get("date", "unknown"))),
-        ("device", plain(result.get("device", "unknown"))),
     ]
+    if result:
+        pairs += [
+            ("commit", _code(result.get("commit"))),
+            ("date", plain(result.get("date", "unknown"))),
+            ("device", plain(result.get("device", "unknown"))),
+        ]
     pairs += [
         (f"seconds, {key}", plain(value))
         for key, value in result.get("seconds", {}).items()
