@@ -111,6 +111,20 @@ def temp_mb(program: jax.stages.Compiled) -> float:
     return shown(memory.temp_size_in_bytes / MIB)
 
 
+def program_mb(program: jax.stages.Compiled) -> float:
+    """MiB of a program's arguments, results and temporaries; what it updates, once."""
+    memory = program.memory_analysis()
+    assert memory is not None, "this backend does not tell"
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    held += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+    return shown(held / MIB)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A record that `save` wrote."""
+    return record.read_json(path)
+
+
 def on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 

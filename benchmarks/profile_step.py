@@ -104,7 +104,7 @@ def least_work(trainer: Trainer, counts: Counts) -> dict[str, Work]:
 
     A dense layer takes three matmuls: its output and two gradients. Attention takes two
     forward and four backward, over the pairs that see each other. The loss takes three
-    over the candidates. Adam reads a parameter, its gradient and two moments, and
+    over the candidates, reads their rows and adds to their gradients. Adam reads a parameter, its gradient and two moments, and
     writes all but the gradient. The embedding's rows are read and written, and so are
     their gradients.
     """
@@ -119,10 +119,13 @@ def least_work(trainer: Trainer, counts: Counts) -> dict[str, Work]:
     pairs = counts.pairs * encoder.num_layers
     scores = counts.targets * counts.candidates
     rows = 4.0 * counts.tokens * width
+    # Rows of the table that compete with any target of the batch.
+    sets = trainer.part[0].shape[1] if counts.candidates <= encoder.num_items else 1
+    table_rows = min(encoder.num_items, sets * counts.candidates)
     return {
         "dense layers": Work(flops=6.0 * counts.tokens * sum(kernels)),
         "attention": Work(flops=12.0 * pairs * width, exps=pairs * num_heads),
-        "loss": Work(flops=6.0 * scores * width, exps=scores),
+        "loss": Work(6.0 * scores * width, scores, 3 * 4.0 * table_rows * width),
         "optimiser": Work(bytes=7 * 4.0 * trainer.num_parameters),
         "embedding": Work(bytes=4 * rows),
     }

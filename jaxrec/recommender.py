@@ -390,7 +390,9 @@ class Recommender:
                 "rank": column_M + 1,
                 "item": self._items.id_N[item_NK[row_M, column_M] - 1],
                 "score": score_NK[row_M, column_M],
-                "source": pd.Categorical.from_codes(source_M, [*SOURCES]),
+                "source": pd.Categorical.from_codes(
+                    source_M, dtype=pd.CategoricalDtype([*SOURCES])
+                ),
             }
         )
 
