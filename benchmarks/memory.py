@@ -25,7 +25,7 @@ import optax
 from benchmarks import measure, shapes
 from benchmarks.drivers import protocol
 from benchmarks.measure import Variant
-from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import NAMED, Shape
 from benchmarks.trainer import Trainer
 from jaxrec import data, steps
 from jaxrec.command import run_command
@@ -185,7 +185,7 @@ def run(
     """Measures and writes the record."""
     rows = []
     for name, method in pairs:
-        shape = SHAPES[name]
+        shape = NAMED[name]
         found = compare(shape, method, batch_size=batch_size, seconds=seconds)
         measure.tell(found)
         rows += found

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from benchmarks import measure, shapes
 from benchmarks.measure import Variant
-from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import NAMED, SHAPES, Shape
 from jaxrec import batches, data, losses, negatives, objectives
 from jaxrec.batches import Batch
 from jaxrec.command import run_command
@@ -32,7 +32,11 @@ from jaxrec.ranking import item_mask
 Array = jax.Array
 
 QUESTION = "what do negatives of each sequence's own cost, in memory and time"
-NUM_NEGATIVES = {"ml-1m": (100, 1000, 3000), "beauty": (100, 1000, 3000, 10_000)}
+NUM_NEGATIVES = {
+    "ml-1m": (100, 1000, 3000),
+    "beauty": (100, 1000, 3000, 10_000),
+    "tiny": (5, 40),
+}
 # Times the memory of the shipped loss that the naive one is to need at the least.
 BARS = {("ml-1m", 3000): 4.0}
 # A naive program that needs more is compiled for its bytes, and not run.
@@ -174,26 +178,24 @@ def run(
     *,
     names: Sequence[str] = tuple(SHAPES),
     batch_size: int = 128,
-    most: int | None = None,
     seconds: float = 20,
     output: Path = measure.RESULTS,
 ) -> Path:
     """Measures and writes the record.
 
     Args:
-      names: data sets.
-      most: leaves out the S above it.
+      names: of shapes.
       seconds: of timing for one data set and S, about.
     """
     times = 1 if measure.on_cpu() else 20
     rows = []
     for name in names:
-        arguments = make_arguments(SHAPES[name], batch_size)
+        shape = NAMED[name]
+        arguments = make_arguments(shape, batch_size)
         for num_negatives in NUM_NEGATIVES[name]:
-            if most is None or num_negatives <= most:
-                found = compare(SHAPES[name], num_negatives, arguments, times, seconds)
-                measure.tell(found)
-                rows += found
+            found = compare(shape, num_negatives, arguments, times, seconds)
+            measure.tell(found)
+            rows += found
     return measure.save("negatives", QUESTION, rows, notes=NOTES, output=output)
 
 

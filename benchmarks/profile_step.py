@@ -12,7 +12,8 @@ a second, measured in the same command: that is the part's floor.
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ import numpy as np
 from benchmarks import measure, roofline, shapes, trace
 from benchmarks.measure import Variant
 from benchmarks.roofline import Rates, Work
-from benchmarks.shapes import METHODS, SHAPES
+from benchmarks.shapes import METHODS, NAMED, SHAPES
 from benchmarks.trainer import Trainer
 from jaxrec import data
 from jaxrec.command import run_command
@@ -67,6 +68,18 @@ def named(recipe: Recipe) -> Recipe:
     )
 
 
+@contextmanager
+def names_matter() -> Iterator[None]:
+    """A cache of compiled programs has none of the same program with other names."""
+    option = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, option)
+    jax.config.update(option, True)
+    try:
+        yield
+    finally:
+        jax.config.update(option, before)
+
+
 class Counts(NamedTuple):
     """What a step's work depends on, the mean over the steps of a dispatch.
 
@@ -104,9 +117,9 @@ def least_work(trainer: Trainer, counts: Counts) -> dict[str, Work]:
 
     A dense layer takes three matmuls: its output and two gradients. Attention takes two
     forward and four backward, over the pairs that see each other. The loss takes three
-    over the candidates, reads their rows and adds to their gradients. Adam reads a parameter, its gradient and two moments, and
-    writes all but the gradient. The embedding's rows are read and written, and so are
-    their gradients.
+    over the candidates, reads their rows and adds to their gradients. Adam reads a
+    parameter, its gradient and two moments, and writes all but the gradient. The
+    embedding's rows are read and written, and so are their gradients.
     """
     params = trainer.run.state.params
     encoder = trainer.run.experiment.encoder
@@ -135,15 +148,12 @@ def profile(
     dataset: str, method: str, rates: Rates, *, num_steps: int, users: int
 ) -> list[dict[str, Any]]:
     """The rows of a method: its parts, the slowest first, and their sum."""
-    shape = SHAPES[dataset]
+    shape = NAMED[dataset]
     split = data.leave_one_out(shapes.made_log(shape, num_users=users))
     changes = {"train": {"batch_size": min(128, users)}}
-    trainer = Trainer(
-        split,
-        shapes.settings(shape, method, **changes),
-        num_steps=num_steps,
-        change=named,
-    )
+    chosen = shapes.settings(shape, method, **changes)
+    with names_matter():
+        trainer = Trainer(split, chosen, num_steps=num_steps, change=named)
     (whole,) = measure.in_turn([Variant({}, trainer, trainer.num_steps)], seconds=20)
     program = trace.Program(trainer.program.as_text() or "", PARTS, OTHER)
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ class Shape(NamedTuple):
 
     lengths: (share of the users, interactions that they have at the most).
     popularity: an item of rank r is drawn with probability prop. to r^-popularity.
-    max_length, width: L and D of the paper's models.
+    max_length, width: L and D of the paper's models; model: options beside them.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Shape(NamedTuple):
     popularity: float
     max_length: int
     width: int = 64
+    model: Mapping[str, Any] = MappingProxyType({})
 
 
 # Lengths and exponents are read off the paper's files.
@@ -68,6 +70,19 @@ SHAPES = {
     ),
 }
 
+# For tests: compiled at once.
+TINY = Shape(
+    "tiny",
+    60,
+    50,
+    ((0.0, 5), (1.0, 12)),
+    popularity=0.65,
+    max_length=8,
+    width=8,
+    model=MappingProxyType({"num_layers": 1, "dropout": 0.0}),
+)
+NAMED = {**SHAPES, "tiny": TINY}
+
 # What the config files say, without the package that they need: a test compares.
 SASREC: dict[str, Any] = {"name": "sasrec", "num_positions": 200}
 BERT4REC: dict[str, Any] = {"name": "bert4rec", "num_positions": 200}
@@ -90,10 +105,11 @@ def settings(shape: Shape, method: str, **changes: Mapping[str, Any]) -> dict:
     found: dict[str, Any] = {
         "method": method,
         "data": {"name": shape.name},
-        "model": {**model, "width": shape.width},
+        "model": {**model, "width": shape.width, **shape.model},
         "loss": loss,
         "optim": {"name": "adam"},
         "train": {"max_length": shape.max_length},
+        "eval": {"max_valid_users": 10_000},
     }
     if method == "bert4rec":
         found["train"] |= {"max_epochs": 200, "patience": 20}

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import measure, shapes
 from benchmarks.measure import Variant
-from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import NAMED, SHAPES, Shape
 from benchmarks.trainer import Trainer
 from jaxrec import data
 from jaxrec.command import run_command
@@ -28,6 +28,7 @@ from jaxrec.errors import InputError
 QUESTION = "what does a training step cost against the sizes that one can choose"
 # Growth of the epoch of Beauty from the first window to the last, at the most.
 WINDOW_BAR = 1.10
+MOST_USERS = 2**15  # of a made log; a dispatch has fewer steps where they run out
 
 
 class Scale(NamedTuple):
@@ -70,10 +71,10 @@ SCALES = {
         rounds=9,
     ),
     "tiny": Scale(
-        (50,),
-        {"ml-1m": (30,)},
+        catalogue=(50,),
+        negatives={"tiny": (5,)},
         window=(4, 8),
-        batch=(8,),
+        batch=(2,),
         width=(8,),
         layers=(1,),
         num_steps=1,
@@ -109,7 +110,7 @@ def negatives(scale: Scale) -> Iterator[Case]:
         for number in numbers:
             row = {"dataset": name, "method": "sasrec_sampled_ce", "negatives": number}
             changes = {"loss": {"num_negatives": number}}
-            yield Case(row, SHAPES[name], "sasrec_sampled_ce", changes)
+            yield Case(row, NAMED[name], "sasrec_sampled_ce", changes)
 
 
 def section(
@@ -146,7 +147,8 @@ def split_of(case: Case, num_steps: int, is_epoch: bool) -> Split:
     if is_epoch:
         return shapes.find_split(case.shape)[0]
     batch_size = case.changes.get("train", {}).get("batch_size", 128)
-    made = shapes.made_log(case.shape, num_users=num_steps * batch_size)
+    num_users = min(num_steps * batch_size, MOST_USERS)
+    made = shapes.made_log(case.shape, num_users=num_users)
     return data.leave_one_out(made)
 
 

@@ -28,6 +28,8 @@ FREE = {
         "checkpoint_every_s",
         "steps_per_dispatch",
         "tensorboard",
+        "wandb",
+        "compile_cache",
         "show_users",
     ),
     "eval": ("batch_size", "metrics"),

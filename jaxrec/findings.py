@@ -120,31 +120,33 @@ def find(
         return found
     named = [list((run.result or {}).get("test", {})) for run in found.finished]
     found.metrics = [name for name in named[0] if all(name in x for x in named)]
+    if not found.metrics:
+        found.note("", "results", "the runs have no metric in common.")
+        return found
     found.headline = headline(found.metrics, found.finished[0].monitor)
     split = _add_models(found, wanted, options, frame, log)
     split = split or _load_split(found, options, frame)
-    of_rows = {
-        run.name: _values(run.outcome, found.metrics)
-        for run in found.finished
-        if run.outcome is not None
-    }
-    user_N = next((run.outcome.user_N for run in found.finished if run.outcome), None)
+    outcomes = {run.name: run.outcome for run in found.finished if run.outcome}
+    values = {name: _values(of, found.metrics) for name, of in outcomes.items()}
+    user_N = next((outcome.user_N for outcome in outcomes.values()), None)
     if split is not None:
         log("ranking by popularity")
-        of_rows[POPULARITY] = floor = _floor(split, found)
-        user_N = split.test.user
-        for name in [name for name in of_rows if name != POPULARITY]:
-            found.leads[name] = {
-                metric: slices.interval(of_rows[name][metric] - floor[metric], user_N)
+        user_N, floor = split.test.user, _floor(split, found)
+        found.leads = {
+            name: {
+                metric: slices.interval(of[metric] - floor[metric], user_N)
                 for metric in found.headline
             }
-        found.slices = _sliced(split, found.headline, of_rows, wanted.num_slices)
-        found.profile = profile(split)
-    if user_N is not None:
-        found.intervals = {
-            name: {metric: slices.interval(x_N, user_N) for metric, x_N in of.items()}
-            for name, of in of_rows.items()
+            for name, of in values.items()
         }
+        values[POPULARITY] = floor
+        found.slices = _sliced(split, found.headline, values, wanted.num_slices)
+        found.profile = profile(split)
+    found.intervals = {
+        name: {metric: slices.interval(x_N, user_N) for metric, x_N in of.items()}
+        for name, of in values.items()
+        if user_N is not None
+    }
     return found
 
 
@@ -233,6 +235,10 @@ def _add_models(
     for run in found.finished:
         if run.path.suffix == ".json":
             why = "a record holds no parameters: give the run's folder."
+            found.note(run.name, "examples", why)
+            continue
+        if not run.is_finished:
+            why = "the parameters are of a later epoch than the result."
             found.note(run.name, "examples", why)
             continue
         log(f"loading the data and the model of {run.name}")

@@ -105,7 +105,7 @@ def ce(
     index_N, count = compact(weight_BL)
 
     def compacted(x_N):
-        return x_N.at[index_N].get(mode="fill", fill_value=0)
+        return jnp.asarray(x_N).at[index_N].get(mode="fill", fill_value=0)
 
     positions = softmax.Positions(
         target_N=compacted(target_BL.reshape(-1)),
@@ -170,14 +170,16 @@ def _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates: Shared):
     source_GM = source_GM.at[set_G1, place_GM].set(position_1M, mode="drop")
 
     def compacted(x_GM):
-        return x_GM.at[set_G1, source_GM].get(mode="fill", fill_value=0)
+        return jnp.asarray(x_GM).at[set_G1, source_GM].get(mode="fill", fill_value=0)
 
     dropped_BX = candidates.dropped_BX
+    if dropped_BX is not None:
+        dropped_BX = jnp.asarray(dropped_BX)
     sets = sampled_softmax.Sets(
         has_weight_GM.sum(axis=1, dtype=jnp.int32),
         compacted(target_BL.reshape(num_sets, most)),
         compacted(weight_GM),
-        candidates.negative_GS,
+        jnp.asarray(candidates.negative_GS),
         jnp.minimum(source_GM, most - 1) // length,
         None
         if dropped_BX is None

@@ -97,7 +97,7 @@ def read_titles(source: Any, columns: Sequence[str]) -> Mapping[str, str]:
 def add_comparison(found: Findings, *, group: bool) -> None:
     """Tests every two runs that have ranks, where there are two."""
     paths = [run.path for run in found.finished if run.outcome is not None]
-    if len(paths) < 2:
+    if len(paths) < 2 or not found.headline:
         return
     try:
         found.comparison = compare(paths, metrics=found.headline, group=group)

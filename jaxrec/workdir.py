@@ -78,7 +78,8 @@ def begin(workdir: Path, built: Experiment) -> None:
 
 def check_is_free(workdir: Path) -> None:
     """Raises InputError if the folder holds anything that a new run would bury."""
-    ours = {"checkpoints", "config.json", "data.json", "metrics.jsonl", "tensorboard"}
+    files = {"config.json", "data.json", "metrics.jsonl"}
+    ours = files | {"checkpoints", "tensorboard", "wandb"}
     try:
         names = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
     except OSError as error:

@@ -40,6 +40,8 @@ DOORS: dict[str, tuple[set[str], set[str] | None]] = {
     "pandas": (set(), None),
     "pyarrow": (set(), None),
     "tensorboardX": (set(), None),
+    "wandb": (set(), {"writers"}),
+    "IPython": (set(), {"screens"}),
     "torch": (set(), {"torch_weights"}),
     "ml_collections": (set(), {"config"}),
     "absl": (set(), {"config"}),

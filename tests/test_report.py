@@ -334,9 +334,10 @@ class TestGaps:
         last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({**last, "epoch": 3, "is_best": False}) + "\n")
-        page = make(run, tmp_path / "further.html", num_examples=0)
+        page = make(run, tmp_path / "further.html")
         assert "went on after epoch 2, unfinished" in page.text["runs"]
-        assert "results" in page.sections
+        assert "results" in page.sections and "examples" not in page.sections
+        assert "of a later epoch than the result" in page.text[""]
 
     def test_unfinished_beside_finished(self, runs, tmp_path):
         run = tmp_path / "open"
@@ -385,6 +386,16 @@ class TestGaps:
             name for name in EVERY if name not in ("comparison", "examples")
         ]
         assert "a record holds no parameters" in page.text[""].lower()
+
+    def test_runs_without_a_metric_in_common(self, runs, tmp_path):
+        run = tmp_path / "run"
+        shutil.copytree(runs / "run1", run)
+        result = json.loads((run / "result.json").read_text())
+        result["test"] = {"mrr@5": 0.5}
+        (run / "result.json").write_text(json.dumps(result))
+        page = make([runs / "run0", run], tmp_path / "x.html")
+        assert page.sections == ["runs", "curves", "data", "protocol"]
+        assert "no metric in common" in page.text[""]
 
     def test_ranks_that_are_gone(self, runs, tmp_path):
         run = tmp_path / "run"

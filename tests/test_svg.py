@@ -85,6 +85,8 @@ class TestAxes:
 
     def test_places(self):
         assert axes.linear(0, 10).place(2.5, 40, 0) == 30
+        assert axes.linear(5, 8).place(6.5, 0, 1) == 0.5
+        assert axes.log(10, 1000).place(100, 0, 1) == pytest.approx(0.5)
         log = axes.log(1, 10_000)
         assert [log.place(10**n, 0, 4) for n in range(5)] == pytest.approx([*range(5)])
 

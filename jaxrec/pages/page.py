@@ -3,7 +3,7 @@
 import importlib.resources
 from collections.abc import Sequence
 
-from jaxrec.markup import Markup, element, join
+from jaxrec.markup import Markup, element
 from jaxrec.pages import (
     comparison,
     curves,
@@ -128,5 +128,5 @@ def _footer(story: Story) -> Markup:
         "footer",
         element("p", f"Made by jaxrec {made['version']} on {made['date']}:"),
         element("pre", element("code", made["command"]), class_="scroll", tabindex="0"),
-        element("p", join(["Points and bars say what they are under the pointer."])),
+        element("p", "Points and bars say what they are under the pointer."),
     )

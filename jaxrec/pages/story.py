@@ -14,7 +14,7 @@ class Story(NamedTuple):
     groups: findings, a split each.
     titles: of items, by their ids as text.
     made: "date", "command", "version" of the page itself.
-    num_recommended, seed: of the examples.
+    seed: of the draw of examples.
     """
 
     groups: list[Findings]
