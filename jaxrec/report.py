@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrec import __version__, evidence, findings, record, titles
+from jaxrec import __version__, record
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.compare import compare
 from jaxrec.errors import InputError
-from jaxrec.findings import Findings, Wanted
+from jaxrec.pages import evidence, findings, titles
+from jaxrec.pages.findings import Findings, Wanted
 from jaxrec.pages.page import page
 from jaxrec.pages.story import Story
 

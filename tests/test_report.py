@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxrec import compare, evidence, outcomes, profiles, report, synthetic, titles
+from jaxrec import compare, outcomes, report, synthetic
 from jaxrec import train as training
 from jaxrec.command import run_command
 from jaxrec.data import Dataset, leave_one_out
 from jaxrec.errors import InputError
-from jaxrec.markup import VOID
+from jaxrec.pages import evidence, profiles, titles
+from jaxrec.pages.markup import VOID
 
 EVIL = "<script>alert('x')</script>&\"'"
 METRICS = ("hr@10", "ndcg@10")

@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from jaxrec import axes, svg
-from jaxrec.markup import Markup, element, join
+from jaxrec.pages import axes, svg
+from jaxrec.pages.markup import Markup, element, join
 
 EVIL = """<script>alert("x")</script> & 'y'"""
 

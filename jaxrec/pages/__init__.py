@@ -1,4 +1,5 @@
-"""A report as one HTML page: what was found, in sections, each a function of it.
+"""A report as one HTML page: what was found, then the sections that show it.
 
-Nothing here reads a file or computes a metric; see `findings` and `evidence`.
+`evidence`, `findings`, `profiles` and `titles` read runs and compute; every other module
+is a function of what they found, and draws (`svg`, `axes`, `markup`) or writes it.
 """

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxrec import axes, svg
-from jaxrec.evidence import Evidence
-from jaxrec.markup import Markup, element, join
-from jaxrec.pages import parts
+from jaxrec.pages import axes, parts, svg
+from jaxrec.pages.evidence import Evidence
+from jaxrec.pages.markup import Markup, element, join
 from jaxrec.pages.story import Section, Story
 
 

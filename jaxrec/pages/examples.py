@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from jaxrec.findings import Example, Findings
-from jaxrec.markup import Markup, element, join
 from jaxrec.pages import parts
+from jaxrec.pages.findings import Example, Findings
+from jaxrec.pages.markup import Markup, element, join
 from jaxrec.pages.story import Section, Story
 
 

@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-from jaxrec import axes, svg
-from jaxrec.findings import Findings
-from jaxrec.markup import Markup, element, join
-from jaxrec.pages import parts
+from jaxrec.pages import axes, parts, svg
+from jaxrec.pages.findings import Findings
+from jaxrec.pages.markup import Markup, element, join
+from jaxrec.pages.profiles import Histogram, Profile
 from jaxrec.pages.story import Section, Story
-from jaxrec.profiles import Histogram, Profile
 
 # What data.statistics calls it -> what we do; the rest is called by its own name.
 NAMES = {

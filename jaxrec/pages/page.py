@@ -3,7 +3,6 @@
 import importlib.resources
 from collections.abc import Sequence
 
-from jaxrec.markup import Markup, element
 from jaxrec.pages import (
     comparison,
     curves,
@@ -14,6 +13,7 @@ from jaxrec.pages import (
     results,
     sliced,
 )
+from jaxrec.pages.markup import Markup, element
 from jaxrec.pages.story import Section, Story
 
 # Nothing is loaded and no script runs, whatever an item is called.

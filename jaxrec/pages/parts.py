@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from jaxrec import svg
-from jaxrec.markup import Markup, element, join
+from jaxrec.pages import svg
+from jaxrec.pages.markup import Markup, element, join
 from jaxrec.pages.story import Story
 from jaxrec.significance import Interval
 

@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jaxrec import svg
-from jaxrec.evidence import Evidence
-from jaxrec.findings import Findings
-from jaxrec.markup import Markup, element, join
-from jaxrec.pages import parts
+from jaxrec.pages import parts, svg
+from jaxrec.pages.evidence import Evidence
+from jaxrec.pages.findings import Findings
 from jaxrec.pages.log import plain
+from jaxrec.pages.markup import Markup, element, join
 from jaxrec.pages.story import Section, Story
 from jaxrec.writers import duration
 

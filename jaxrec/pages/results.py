@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from jaxrec import axes, svg
-from jaxrec.evidence import Evidence
-from jaxrec.findings import POPULARITY, Findings
-from jaxrec.markup import Markup, element, join
-from jaxrec.pages import parts
+from jaxrec.pages import axes, parts, svg
+from jaxrec.pages.evidence import Evidence
+from jaxrec.pages.findings import POPULARITY, Findings
+from jaxrec.pages.markup import Markup, element, join
 from jaxrec.pages.story import Section, Story
 from jaxrec.significance import Interval
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxrec import axes, svg
-from jaxrec.findings import Findings
-from jaxrec.markup import Markup, element, join
-from jaxrec.pages import parts
+from jaxrec.pages import axes, parts, svg
+from jaxrec.pages.findings import Findings
+from jaxrec.pages.markup import Markup, element, join
 from jaxrec.pages.story import Section, Story
 from jaxrec.significance import Interval
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxrec.evidence import Evidence
-from jaxrec.findings import POPULARITY, Findings
-from jaxrec.markup import Markup
+from jaxrec.pages.evidence import Evidence
+from jaxrec.pages.findings import POPULARITY, Findings
+from jaxrec.pages.markup import Markup
 
 
 class Story(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 from jaxrec import config, datasets, evaluator, experiment, metrics, runs, slices
 from jaxrec.data import Holdout, Split
 from jaxrec.errors import InputError
-from jaxrec.evidence import Evidence
 from jaxrec.held_out import HeldOut
 from jaxrec.outcomes import Outcome
-from jaxrec.profiles import Profile, profile
+from jaxrec.pages.evidence import Evidence
+from jaxrec.pages.profiles import Profile, profile
 from jaxrec.recommender import Recommender
 from jaxrec.significance import Interval
 

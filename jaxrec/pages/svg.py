@@ -11,9 +11,9 @@ stands for is its own <title>, which browsers show under the pointer.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxrec import axes
-from jaxrec.axes import Axis
-from jaxrec.markup import Markup, element, join
+from jaxrec.pages import axes
+from jaxrec.pages.axes import Axis
+from jaxrec.pages.markup import Markup, element, join
 
 WIDTH = 400.0
 COLOURS = 6
