@@ -36,6 +36,8 @@ are ratios of times that were measured in turn, round by round, on one machine.
 paper's results come out again is a page of its own:
 [docs/reproduction.md](../docs/reproduction.md).
 """
+# The title of a section whose records ask a question each, which is shown with them.
+TITLES = {"gpu": "what does all of this take on one GPU"}
 # What a reader needs before the table; sections stand in this order, others follow.
 ABOUT = {
     "peers": """\
@@ -43,6 +45,11 @@ Training at the paper's shapes, on the CPU in float32, beside RecTools, RePlay a
 paper's own code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
 A bar is the ratio that was set as the aim before anything was measured.
+""",
+    "gpu": """\
+The parts of `python -m benchmarks.gpu`, which [gpu.md](gpu.md) tells about. A row that
+has failed says why, and its part is not done. Beside the records of the runs to their
+early stop, in results/gpu/<device>/ml-1m/, lies the paper's table of them.
 """,
 }
 
@@ -97,19 +104,29 @@ def render(results: Path = RESULTS) -> str:
 
 def section(name: str, records: Sequence[Record], root: Path) -> str:
     """A question and the answer of each device."""
-    question = records[-1].found["question"].rstrip("?")
-    parts = [f"## {question[0].upper()}{question[1:]}?", ABOUT.get(name, "").rstrip()]
+    title = TITLES[name] if name in TITLES else records[-1].found["question"]
+    parts = [f"## {asked(title)}", ABOUT.get(name, "").rstrip()]
     for one in records:
         of = f"**{one.subject}** on " if one.subject else ""
         commit = (one.found["commit"] or "no commit")[:7]
+        own = f" {asked(one.found['question'])}" if name in TITLES else ""
         parts += [
             f"{of}{one.found['device']}, {one.found['date']}, {commit} "
-            f"([record]({one.path.relative_to(root).as_posix()})):",
+            f"([record]({one.path.relative_to(root).as_posix()})):{own}",
             tables(one.found["rows"]),
             "\n".join(f"- {text}" for text in one.found.get("notes", ())),
             f"```\n{one.found['command']}\n```",
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def asked(question: str) -> str:
+    """A question as a sentence.
+
+    >>> asked("why not")
+    'Why not?'
+    """
+    return f"{question[0].upper()}{question[1:].rstrip('?')}?"
 
 
 def tables(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -1,5 +1,7 @@
 """The page of measurements is what its records give; the arithmetic of the peers."""
 
+import doctest
+import importlib
 import json
 import math
 import os
@@ -39,6 +41,18 @@ def write(folder, name, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     record.write_json(folder / name, RECORD | changes)
     return folder / name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        path.stem
+        for path in sorted((ROOT / "benchmarks").glob("*.py"))
+        if ">>> " in path.read_text()
+    ],
+)
+def test_examples_in_docstrings(name):
+    assert not doctest.testmod(importlib.import_module(f"benchmarks.{name}")).failed
 
 
 # The page.
