@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from benchmarks import records
 from benchmarks.published import PUBLISHED, TITLES, TOLERANCES
 from benchmarks.records import Record
+from benchmarks.variants import title, variant
 from jaxrec import significance
 
 METRICS = ("hr@10", "ndcg@10", "mrr@10", "hr@100", "ndcg@100")
@@ -63,21 +64,10 @@ def make_table(dataset: str, found: Mapping[str, Runs]) -> dict:
         "rows": [row(dataset, method, found.get(method, {})) for method in methods],
         "claims": [*tested.values(), order([tested[pair] for pair in ORDER])],
         "beyond": [*claims(dataset, found, BEYOND).values()],
+        "changes": changes(dataset, found),
         "times": [time_claim(dataset, *pair, found) for pair in FASTER],
     }
     return {key: _rounded(value) for key, value in table.items()}
-
-
-def title(method: str) -> str:
-    """What a table calls a method.
-
-    >>> title("sasrec_ce"), title("sasrec_sampled_ce_30")
-    ('SASRec+ (full CE)', 'SASRec+ 30')
-    """
-    prefix, number = method.rpartition("_")[::2]
-    if prefix == "sasrec_sampled_ce" and number.isdecimal():
-        return f"SASRec+ {number}"
-    return TITLES.get(method, method)
 
 
 def row(dataset: str, method: str, runs: Runs) -> dict:
@@ -203,6 +193,31 @@ def beats(dataset: str, better: str, worse: str, found: Mapping[str, Runs]) -> d
         return {**claim, "status": NOT_RUN, "missing": missing}
     effects = {name: paired(dataset, better, worse, name, found) for name in CLAIMED}
     return {**claim, "effects": effects}
+
+
+def changes(dataset: str, found: Mapping[str, Runs]) -> list[dict]:
+    """What one option changes: each variant that was run, against its base.
+
+    Differences are of the variant less the base, over the seeds that both have.
+    """
+    tested = []
+    for method in sorted(found, key=_by_number):
+        one = variant(method)
+        if one is None or not (
+            shared := found[method].keys() & found.get(one.base, {}).keys()
+        ):
+            continue
+        both = {
+            name: {seed: found[name][seed] for seed in shared}
+            for name in (method, one.base)
+        }
+        effects = {
+            name: paired(dataset, method, one.base, name, both) for name in CLAIMED
+        }
+        tested.append(
+            {"variant": one.title, "seeds": sorted(shared), "effects": effects}
+        )
+    return tested
 
 
 def paired(

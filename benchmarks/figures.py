@@ -18,7 +18,8 @@ from typing import Any
 from benchmarks import fidelity, markdown, records
 from benchmarks.fidelity import Runs, title
 from benchmarks.published import DATASETS, PUBLISHED
-from benchmarks.reproduce import DOCUMENT, SAMPLED
+from benchmarks.reproduce import DOCUMENT
+from benchmarks.variants import num_negatives
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
 
@@ -113,7 +114,11 @@ def draw_negatives(figure, dataset: str, found: Found) -> str:
     figure.subplots_adjust(left=0.085, right=1, bottom=0.125, top=0.92, wspace=0)
     margin.set(xlim=(0, 1))
     margin.set_axis_off()
-    points = {number: runs for method, runs in found.items() if (number := _s(method))}
+    points = {
+        number: runs
+        for method, runs in found.items()
+        if (number := num_negatives(method))
+    }
     if points:
         _draw_points(axes, dataset, points)
     labels = []
@@ -231,14 +236,6 @@ def _curve(axes, x, values, best: int, method: str, *, is_first: bool) -> None:
     colour, _, marker = STYLES[method]
     axes.plot(x, values, color=colour, lw=1.3, alpha=1.0 if is_first else 0.35)
     axes.plot(x[best], values[best], marker, color=colour, **MARK)
-
-
-def _s(method: str) -> int | None:
-    """The number of negatives of a sampled softmax; None for another method."""
-    if method == "sasrec_sampled_ce":
-        return 3000
-    match = SAMPLED.fullmatch(method)
-    return int(match[2]) if match else None
 
 
 def _whisker(axes, x: float, measured: Mapping, method: str) -> None:

@@ -29,6 +29,7 @@ def render(table: Mapping, *, link: str = "") -> str:
         quality(table),
         distance(table),
         claimed(table),
+        changed(table),
         times(table),
         runs(table, link),
     ]
@@ -126,6 +127,25 @@ def _claims(claims: Iterable[Mapping]) -> str:
         lines.append([claim["claim"], _verdict(claim), *cells])
     header = ["claim", "verdict", "NDCG@10: difference", "size", "p", "paper"]
     return _grid([*header, "HR@10: difference", "p"], lines)
+
+
+def changed(table: Mapping) -> str:
+    """What one option changes, from the variants that were run; "" if none was."""
+    lines = []
+    for change in table["changes"]:
+        ndcg, hit = change["effects"]["ndcg@10"], change["effects"]["hr@10"]
+        cells = [change["variant"], ", ".join(map(str, change["seeds"]))]
+        cells += [_interval(ndcg), probability(ndcg["p"])]
+        lines.append([*cells, _interval(hit), probability(hit["p"])])
+    if not lines:
+        return ""
+    header = ["variant", "seeds", "NDCG@10: difference", "p", "HR@10: difference", "p"]
+    return (
+        "**What one option changes.** Each variant less the method as it stands above, "
+        "over the same users; p of a two-sided permutation test, not adjusted. One "
+        "pair of runs also differs by chance as two seeds do.\n\n"
+        + _grid(header, lines)
+    )
 
 
 def times(table: Mapping) -> str:

@@ -9,8 +9,8 @@ Every run is an experiment of configs/ and becomes a record in results/reproduce
 ones go on. After each of them the data set's table.md and table.json are made again,
 and its part of docs/reproduction.md.
 
-A method is named after its config, ml1m_<method>.py. SASRec+ with S negatives other
-than 3000 is sasrec_sampled_ce_<S>.
+A method is named after its config, ml1m_<method>.py; `variants` has the endings that
+change an option of it, such as sasrec_sampled_ce_300.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import fidelity, markdown, records
+from benchmarks import fidelity, markdown, records, variants
 from benchmarks.published import PUBLISHED, TITLES
 from jaxrec import config, experiment, record, train
 from jaxrec import workdir as workdirs
@@ -32,7 +32,6 @@ FREE = {
     "data": workdirs.FREE["data"],
     "train": tuple({*workdirs.FREE["train"]} - {"max_epochs", "patience"}),
 }
-SAMPLED = re.compile(r"(sasrec_sampled_ce)_([1-9]\d*)")
 
 
 def reproduce(
@@ -51,7 +50,7 @@ def reproduce(
 
     Args:
       dataset: a data set of the paper.
-      methods: names of configs, or sasrec_sampled_ce_<S>.
+      methods: names of configs, or of `variants`.
       seeds: the first seed of every method is run before the second of any.
       runs: the folder of the runs' workdirs, <dataset>-<method>-seed<k>.
       folder: of the data set's records and table; in the repository if not given.
@@ -104,12 +103,9 @@ def settings_of(dataset: str, method: str, seed: int) -> dict:
         near = config.suggestion(dataset, PUBLISHED, what="data sets")
         raise InputError(f"the paper has no data set {dataset!r}{near}.")
     name, options = method, [f"--config.train.seed={seed}"]
-    if match := SAMPLED.fullmatch(method):
-        name, number = match.groups()
-        options += [
-            f"--config.method={method}",
-            f"--config.loss.num_negatives={number}",
-        ]
+    if found := variants.variant(method):
+        name = found.base
+        options += [f"--config.method={method}", found.option]
     file = f"configs/{dataset.replace('-', '')}_{name}.py"
     settings = config.override(
         config.read(file),

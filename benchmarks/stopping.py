@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure, records
-from benchmarks.fidelity import title
 from benchmarks.published import PUBLISHED
 from benchmarks.records import Record
+from benchmarks.variants import title
 from jaxrec import outcomes
 from jaxrec.command import run_command
 from jaxrec.errors import InputError

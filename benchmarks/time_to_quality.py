@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure, records
-from benchmarks.fidelity import title
 from benchmarks.published import PUBLISHED
 from benchmarks.records import Record
+from benchmarks.variants import title
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
 
