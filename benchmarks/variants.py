@@ -31,6 +31,7 @@ _KINDS = (
     (r"(sasrec_sampled_ce)_share([1-9]\d*)", "loss.share={1}", "{0}, shared by {1}"),
     (r"(.+)_padding", "loss.include_padding=true", "{0}, PAD competes"),
     (r"(.+)_bfloat16", "model.dtype=bfloat16", "{0}, bfloat16"),
+    (r"(.+)_([1-9]\d*)epochs", "train.max_epochs={1}", "{0}, {1} epochs at most"),
 )
 
 

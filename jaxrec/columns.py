@@ -56,13 +56,31 @@ def require(names: dict[str, str], present: Iterable[object], where: str) -> Non
     for ours, column in names.items():
         if present.count(column) != 1:
             argument = "time" if ours == "timestamp" else ours
-            hint = " (time= where rows are in time order)" if argument == "time" else ""
+            hint = (
+                " (data.time= where rows are in time order)"
+                if argument == "time"
+                else ""
+            )
+            # Quoted where a space would not be seen.
+            shown = [
+                repr(name) if name != name.strip() else name
+                for name in nearest_first(column, present)
+            ]
             raise InputError(
                 f"{where}: expected one column {column!r}, got {present.count(column)} "
-                f"of that name; the columns, nearest first: "
-                f"{', '.join(nearest_first(column, present))}. "
-                f"Say {argument}=NAME with one of them{hint}."
+                f"of that name; the columns, nearest first: {', '.join(shown)}. "
+                f"{_of_another_separator(present)}Say data.{argument}=NAME with one of "
+                f"them{hint}."
             )
+
+
+def _of_another_separator(present: list[str]) -> str:
+    """What to do where the only column looks like a header of several."""
+    advice = {";": "Write it with commas", "\t": "Say data.format=tsv"}
+    found = [sign for sign in advice if len(present) == 1 and sign in present[0]]
+    if not found:
+        return ""
+    return f"They look separated by {found[0]!r}: {advice[found[0]]}. Or else: "
 
 
 def checked(

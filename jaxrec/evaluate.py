@@ -3,6 +3,7 @@
 python -m jaxrec.evaluate --workdir runs/ml-1m-sasrec_ce-seed0 --intervals --slices
 """
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,20 +97,25 @@ def evaluate(
     return result
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """Rows of metrics for a person."""
+def table(result: Mapping[str, Any], *, width: int | None = None) -> str:
+    """Rows of metrics for a person.
+
+    Args:
+      result: from `evaluate`.
+      width: characters of a line, if columns that do not fit are to go below.
+    """
     result = dict(result)
     slices = result.pop("slices", [])
     intervals = result.pop("intervals", {})
     beyond = {key: result.pop(key) for key in [*result] if key.startswith("beyond")}
-    lines = _block("", result, intervals)
+    lines = _block("", result, intervals, width)
     if any(row.startswith("sampled") for row in result):
         lines.append(
             "sampled_*: among 100 drawn items; too high, and unreliable for comparing "
             "models"
         )
     if beyond:
-        lines += ["", *_block("", beyond, intervals)]
+        lines += ["", *_block("", beyond, intervals, width)]
     for by in dict.fromkeys(row["by"] for row in slices):
         rows = [row for row in slices if row["by"] == by]
         cells = {_label(row): row["metrics"] for row in rows}
@@ -117,7 +123,7 @@ def table(result: Mapping[str, Any]) -> str:
             label: {name: of["mean"] for name, of in metrics.items()}
             for label, metrics in cells.items()
         }
-        lines += ["", *_block(f"by {by.replace('_', ' ')}", means, cells)]
+        lines += ["", *_block(f"by {by.replace('_', ' ')}", means, cells, width)]
     return "\n".join(lines)
 
 
@@ -141,8 +147,12 @@ def _block(
     title: str,
     rows: Mapping[str, Mapping[str, float]],
     intervals: Mapping[str, Mapping[str, Mapping[str, float]]],
+    width: int | None,
 ) -> list[str]:
-    """A line a row, a column a metric, with its interval where there is one."""
+    """A line a row, a column a metric, with its interval where there is one.
+
+    Columns past the width are in a block of their own, below, with the rows' names.
+    """
     names = list(dict.fromkeys(name for values in rows.values() for name in values))
     cells = [[title, *names]]
     for row, values in rows.items():
@@ -154,13 +164,20 @@ def _block(
                 text + (f" [{of['low']:.4f}, {of['high']:.4f}]" if of else "")
             )
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:<{width}}" if c == 0 else f"{cell:>{width}}"
-            for c, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in cells
-    ]
+    blocks, used = [[]], widths[0]
+    for c in range(1, len(widths)):
+        used += 2 + widths[c]
+        if blocks[-1] and width is not None and used > width:
+            blocks.append([])
+            used = widths[0] + 2 + widths[c]
+        blocks[-1].append(c)
+    lines = []
+    for block in blocks:
+        lines += [""] * bool(lines)
+        for line in cells:
+            values = (f"  {line[c]:>{widths[c]}}" for c in block)
+            lines.append(f"{line[0]:<{widths[0]}}{''.join(values)}")
+    return lines
 
 
 def numbers(text: str, *, flag: str) -> tuple[float, ...]:
@@ -239,7 +256,8 @@ def main(argv: Sequence[str]) -> None:
     )
     if flags.output:
         record.write_json(flags.output, result)
-    print(table(result))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(table(result, width=width))
 
 
 if __name__ == "__main__":

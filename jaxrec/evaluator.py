@@ -220,6 +220,7 @@ def means(rank_N: Any, names: Sequence[str]) -> dict[str, float]:
       names: such as "ndcg@10".
     """
     firsts = range(0, len(rank_N), _SUM_ROWS)
-    return metrics.means(
+    found = metrics.means(
         metrics.sums(rank_N[first : first + _SUM_ROWS], None, names) for first in firsts
     )
+    return {name: found[name] for name in names}  # in their order, not JAX's

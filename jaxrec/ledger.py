@@ -1,7 +1,7 @@
 """Rows that cannot be used: an error that names the first, or skipped and counted."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -9,6 +9,25 @@ from jaxrec.errors import InputError
 
 POLICIES = ("error", "skip")
 _SHOWN = 5
+
+
+def lines(broken: Mapping[str, Mapping]) -> list[str]:
+    """For a person, the kinds of broken rows of a report: how many, which, what.
+
+    >>> lines({"column 'item' has no value": {"rows": 3, "first_lines": [4, 9]}})
+    ["3 rows (lines 4, 9, ...): column 'item' has no value"]
+    >>> lines({"column 'item' has no value": {"rows": 1, "first_rows": [0]}})
+    ["1 row (row 0, from 0): column 'item' has no value"]
+    """
+    shown = []
+    for problem, kind in broken.items():
+        ((unit, numbers),) = ((k, kind[k]) for k in kind if k.startswith("first_"))
+        rows, unit = kind["rows"], unit.removeprefix("first_").removesuffix("s")
+        listed = ", ".join(map(str, numbers)) + ", ..." * (rows > len(numbers))
+        many = "s" * (rows > 1)
+        where = f"{unit}{many} {listed}{', from 0' * (unit == 'row')}"
+        shown.append(f"{rows:,} row{many} ({where}): {problem}")
+    return shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +81,7 @@ class Ledger:
             )
         self._policy = policy
         self._kinds: dict[str, dict] = {}
+        self._got: dict[str, object] = {}  # by kind, what the first row has instead
         self.num_rows = 0
 
     def reject(
@@ -96,6 +116,8 @@ class Ledger:
                 "remove such rows, or skip and count them: data.broken=skip."
             )
         kind = self._kinds.setdefault(problem, {"rows": 0, f"first_{origin.unit}s": []})
+        if got is not None:
+            self._got.setdefault(problem, got)
         kind["rows"] += count
         numbers = kind[f"first_{origin.unit}s"]
         numbers += shown[: _SHOWN - len(numbers)]
@@ -109,7 +131,12 @@ class Ledger:
           name: of the table.
         """
         if self.num_rows > num_left:
-            kinds = "; ".join(f"{p}: {kind}" for p, kind in self._kinds.items())
+            kinds = "; ".join(
+                f"{line}, got {str(self._got[problem])[:60]!r}"
+                if problem in self._got
+                else line
+                for problem, line in zip(self._kinds, lines(self._kinds), strict=True)
+            )
             raise InputError(
                 f"{name}: {self.num_rows} of {self.num_rows + num_left} rows are "
                 f"broken, which are too many to skip: {kinds}. Check the format and "

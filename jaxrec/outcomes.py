@@ -40,8 +40,10 @@ class Outcome:
       path: where it was read from.
       part: "valid" or "test".
       result: what result.json holds.
-      user_N: int64, the user of each held-out row.
+      user_N: int64, the user of each held-out row, not decreasing.
       filtered_N, unfiltered_N, ties_N: int64, see `ranking.Ranks`.
+      history_length_N: int64, what the user had before each row, which names the row
+        among those of the user and increases with it; None where it was not saved.
     """
 
     path: Path
@@ -51,6 +53,7 @@ class Outcome:
     filtered_N: np.ndarray
     unfiltered_N: np.ndarray
     ties_N: np.ndarray
+    history_length_N: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -96,6 +99,7 @@ def read(path: str | Path, part: str = "test") -> Outcome:
     _check_result(result, part, result_path)
     outcome = Outcome(path, part, result, **_read_ranks(ranks_path, part))
     _check_ranks(outcome, ranks_path)
+    _check_rows(outcome, ranks_path)
     for name, reported in result[part].items():
         value_U = metric_values(outcome, name, filtered=outcome.is_filtered)
         if not abs(value_U.mean() - reported) <= _MEAN_TOLERANCE:
@@ -155,6 +159,8 @@ def _read_ranks(path: Path, part: str) -> dict[str, np.ndarray]:
     try:
         # Opened here: NumPy leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file) as saved:
+            if f"{part}_history_length" in saved:  # early versions did not save it
+                names += ("history_length",)
             arrays = {name: saved[f"{part}_{name}"] for name in names}
     except KeyError as error:
         raise InputError(
@@ -179,7 +185,10 @@ def _read_ranks(path: Path, part: str) -> dict[str, np.ndarray]:
                 f"{advice}"
             )
     # Wide enough to add and subtract, whatever they were saved as.
-    return {f"{name}_N": array.astype(np.int64) for name, array in arrays.items()}
+    wide = {f"{name}_N": array.astype(np.int64) for name, array in arrays.items()}
+    keys = [wide[key] for key in ("history_length_N", "user_N") if key in wide]
+    order_N = np.lexsort(keys)  # by user, then by what the user had before
+    return {name: array[order_N] for name, array in wide.items()}
 
 
 def _check_ranks(outcome: Outcome, path: Path) -> None:
@@ -196,6 +205,21 @@ def _check_ranks(outcome: Outcome, path: Path) -> None:
             "a filtered target of the history), filtered not above unfiltered, ties "
             f"below it: row {row} has {filtered_N[row]}, {unfiltered_N[row]}, "
             f"{outcome.ties_N[row]}. Restore it, or train again."
+        )
+
+
+def _check_rows(outcome: Outcome, path: Path) -> None:
+    """Raises InputError if two rows, in order, have one user and history length."""
+    if outcome.history_length_N is None:
+        return
+    key_N2 = np.stack([outcome.user_N, outcome.history_length_N], axis=1)
+    is_same_N = (np.diff(key_N2, axis=0) == 0).all(axis=1)
+    if is_same_N.any():
+        user, length = key_N2[int(np.argmax(is_same_N))]
+        raise InputError(
+            f"the {outcome.part} rows of a user in {path} must differ in "
+            f"history_length: two of user {user} have {length}. Restore it, or train "
+            "again."
         )
 
 
@@ -228,11 +252,17 @@ def check_comparable(one: Outcome, other: Outcome) -> None:
             repr(b["protocol"][key]),
             "Train one of them again.",
         )
+    a_N, b_N = one.history_length_N, other.history_length_N
+    differ = ""
     if not np.array_equal(one.user_N, other.user_N):
+        differ = "users"
+    elif a_N is not None and b_N is not None and not np.array_equal(a_N, b_N):
+        differ = "history lengths"
+    if differ:
         raise InputError(
             f"runs must have the same {one.part} rows: "
             f"{names.format(*(f'{len(o.user_N)} rows' for o in (one, other)))}, and "
-            "their users differ. Restore ranks.npz, or train again."
+            f"their {differ} differ. Restore ranks.npz, or train again."
         )
 
 

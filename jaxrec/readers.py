@@ -80,8 +80,8 @@ def read(
     format = format or _FORMAT_OF_SUFFIX.get(path.suffix.lower(), path.suffix)
     if format not in FORMATS:
         raise InputError(
-            f"{path}: unknown format {format!r}. Say format=NAME with one of "
-            f"{', '.join(FORMATS)}."
+            f"{path}: unknown format {format!r}. Say data.format=NAME with one "
+            f"of {', '.join(FORMATS)}."
         )
     if not path.exists():
         raise InputError(
@@ -119,7 +119,14 @@ def as_frame(
     pd, ledger = pandas(), ledger or Ledger()
     names = columns.wanted(user=user, item=item, time=time, rating=rating, event=event)
     if not isinstance(source, pd.DataFrame) and hasattr(source, "__arrow_c_stream__"):
-        table = _pyarrow().table(source)
+        pyarrow = _pyarrow()
+        try:
+            table = pyarrow.table(source)
+        except pyarrow.ArrowException as error:  # such as integers of 128 bits
+            raise InputError(
+                f"the {type(source).__name__} cannot be read as an Arrow table: "
+                f"{error}. Convert or drop that column."
+            ) from None
         columns.require(names, table.column_names, "the table")
         return _from_arrow(table, names, Origin("", "row"), ledger, "the table")
     frame = source if isinstance(source, pd.DataFrame) else _interchange(source)
@@ -137,7 +144,7 @@ def filter_rating(frame: DataFrame, min_rating: float) -> tuple[DataFrame, int]:
     if "rating" not in frame:
         raise InputError(
             f"min_rating={min_rating} needs ratings, and this log has none. Say "
-            "rating=NAME with their column, or leave min_rating out."
+            "data.rating=NAME with their column, or leave min_rating out."
         )
     is_kept_I = (frame["rating"] >= min_rating).to_numpy()
     return frame[is_kept_I], int((~is_kept_I).sum())
@@ -153,7 +160,7 @@ def filter_events(frame: DataFrame, events: tuple[str, ...]) -> tuple[DataFrame,
     if "event" not in frame:
         raise InputError(
             f"events={events} need a column of events, and this log has none. Say "
-            "event=NAME with their column, or leave events out."
+            "data.event=NAME with their column, or leave events out."
         )
     code_I, kinds = columns.codes(frame["event"])
     kinds = [*map(str, kinds.tolist())]
@@ -398,7 +405,9 @@ def _from_arrow(
 ) -> DataFrame:
     """The checked frame of an Arrow table; strings of ids and events as categories."""
     table = table.select(list(names.values())).rename_columns(list(names))
-    for place, (ours, column) in enumerate(names.items()):
+    for place, ours in enumerate(names):
+        table = table.set_column(place, ours, _plain(table[ours], ours))
+    for ours, column in names.items():
         if table[ours].null_count:
             # Before pandas, which makes floats of integers where one is missing.
             is_null_I = table[ours].is_null().to_numpy()
@@ -406,8 +415,6 @@ def _from_arrow(
             first = origin.first(is_null_I)
             ledger.reject(problem, int(is_null_I.sum()), first, origin)
             origin, table = origin.without(is_null_I), table.filter(~is_null_I)
-        if ours in _CATEGORICAL and _is_text(table[ours].type):
-            table = table.set_column(place, ours, table[ours].dictionary_encode())
     # Column by column, and a column of the table is freed once it is copied: a log of
     # 20 M rows is not held twice.
     table = table.unify_dictionaries()
@@ -416,6 +423,20 @@ def _from_arrow(
     frame = columns.checked(frame, names, origin, ledger)
     ledger.check(len(frame), where)
     return frame
+
+
+def _plain(column: Any, ours: str) -> Any:
+    """The column of our name in a type that Arrow can filter; few texts once each."""
+    pyarrow = _pyarrow()
+    if ours in _CATEGORICAL and _is_text(column.type):
+        return column.dictionary_encode()
+    # What Polars makes of strings: Arrow has no function that filters it.
+    views = {
+        pyarrow.string_view(): pyarrow.large_string(),
+        pyarrow.binary_view(): pyarrow.large_binary(),
+    }
+    wide = views.get(column.type)
+    return column if wide is None else column.cast(wide)
 
 
 def _is_text(type_: Any) -> bool:
@@ -436,9 +457,10 @@ def _pyarrow() -> Any:
 
 def _interchange(source: Any) -> DataFrame:
     if not hasattr(source, "__dataframe__"):
+        lazy = " Call its collect() first." * hasattr(source, "collect")
         raise InputError(
             "expected a pandas DataFrame or another with __arrow_c_stream__ or "
-            f"__dataframe__, got {type(source).__name__}."
+            f"__dataframe__, got {type(source).__name__}.{lazy}"
         )
     with warnings.catch_warnings():
         # Pandas calls the protocol old; some frames still offer nothing newer.

@@ -84,6 +84,12 @@ def time_point(
     time_I = _times(dataset)
     sorted_I = np.sort(time_I)
     test_time = _moment("test_from", test_from, sorted_I)
+    if not sorted_I[0] < test_time <= sorted_I[-1]:
+        first, last = (_shown(time, test_from) for time in (sorted_I[0], sorted_I[-1]))
+        raise InputError(
+            f"data.test_from={test_from} must be after the first interaction of "
+            f"{dataset.name} and not after the last: these are of {first} and {last}."
+        )
     if valid_from is None:
         num_test = len(time_I) - int(np.searchsorted(sorted_I, test_time))
         first = len(time_I) - 2 * num_test
@@ -96,7 +102,7 @@ def time_point(
         valid_time = sorted_I[first].item()
     else:
         valid_time = _moment("valid_from", valid_from, sorted_I)
-    if not sorted_I[0] < valid_time < test_time <= sorted_I[-1]:
+    if not sorted_I[0] < valid_time < test_time:
         raise InputError(
             f"the split needs interactions before data.valid_from={valid_time}, then "
             f"before data.test_from={test_time}, and after: the times of "
@@ -271,3 +277,14 @@ def _moment(option: str, given: int | float | str, sorted_I: np.ndarray) -> int 
     if 0 < given < 1:
         return sorted_I[int(given * len(sorted_I))].item()
     return given
+
+
+def _shown(time: np.number, given: int | float | str) -> str:
+    """A time of the log for a person who gave a moment: a date where that was one."""
+    if isinstance(given, str):
+        try:
+            moment = datetime.datetime.fromtimestamp(float(time), datetime.UTC)
+        except (OverflowError, ValueError, OSError):
+            return f"{time} (not in seconds since 1970, which a date needs)"
+        return moment.isoformat()
+    return str(time)

@@ -15,7 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec import config, data, evaluator, experiment, models, record
+from jaxrec import (
+    config,
+    data,
+    evaluator,
+    experiment,
+    ledger,
+    models,
+    record,
+    slices,
+)
 from jaxrec import workdir as workdirs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.command import command_parser, parse_command, run_command
@@ -103,10 +112,7 @@ def describe(built: Experiment, workdir: Path) -> str:
             f"split    {sections['data']['split']}, sha256 "
             f"{built.split.sha256()[:12]}, of data {stats['sha256'][:12]}{removed}",
             *(f"chosen   {name}: {why}" for name, why in built.chosen.items()),
-            *(
-                f"broken   {kind['rows']:,} rows: {problem}"
-                for problem, kind in stats.get("broken", {}).items()
-            ),
+            *(f"broken   {line}" for line in ledger.lines(stats.get("broken", {}))),
             f"workdir  {workdir}",
         ]
     )
@@ -211,14 +217,17 @@ def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:
         "versions": record.versions(),
         "commit": record.commit(),
         "config": built.config,
+        "chosen": dict(built.chosen),
     }
 
 
 def save_ranks(path: Path, split, ranks: Mapping[str, Ranks]) -> None:
-    """The rank of every held-out row, for comparisons over users."""
+    """The rank of every held-out row, which its user and history length name."""
     arrays = {}
     for part, of in ranks.items():
-        arrays[f"{part}_user"] = getattr(split, part).user
+        holdout = getattr(split, part)
+        arrays[f"{part}_user"] = holdout.user
+        arrays[f"{part}_history_length"] = slices.history_length(split, holdout)
         for name in Ranks._fields:
             arrays[f"{part}_{name}"] = getattr(of, name)
     np.savez_compressed(path, **arrays)

@@ -44,6 +44,7 @@ def write_run(
     unfiltered_N=None,
     ties_N=None,
     user_N=None,
+    history_length_N=None,
     filter_seen=True,
     **sections,
 ):
@@ -57,6 +58,8 @@ def write_run(
         "unfiltered": unfiltered_N,
         "ties": np.zeros_like(filtered_N) if ties_N is None else np.asarray(ties_N),
     }
+    if history_length_N is not None:  # as early versions left it out
+        arrays["history_length"] = np.asarray(history_length_N)
     result = {
         "dataset": "toy",
         "method": method,
@@ -525,6 +528,51 @@ def test_rows_of_a_user_stay_together(tmp_path):
     np.testing.assert_allclose(value_U, [0.5, 1.0, 0.5])
     assert value_U.mean() == pytest.approx((rank_N <= 10).mean())
     assert run.num_users == 3
+
+
+def several_rows(folder, order, *, saved=True, seed=0, **arrays):
+    """A run of users 7 (three rows), 3 (one) and 9 (two), its rows in this order."""
+    user_N = np.array([3, 7, 7, 7, 9, 9])
+    length_N, rank_N = np.array([4, 5, 6, 7, 4, 5]), np.array([2, 1, 30, 1, 3, 30])
+    return write_run(
+        folder,
+        rank_N[order],
+        user_N=user_N[order],
+        history_length_N=arrays.get("length_N", length_N)[order] if saved else None,
+        seed=seed,
+    )
+
+
+def test_rows_are_those_of_a_user_and_a_history_whatever_their_order(tmp_path):
+    sorted_run = outcomes.read(several_rows(tmp_path / "a", np.arange(6)))
+    mixed = several_rows(tmp_path / "b", np.array([5, 0, 3, 1, 4, 2]), seed=1)
+    found = outcomes.read(mixed)
+    assert found.user_N.tolist() == [3, 7, 7, 7, 9, 9]
+    assert found.history_length_N.tolist() == [4, 5, 6, 7, 4, 5]
+    assert found.filtered_N.tolist() == [2, 1, 30, 1, 3, 30]
+    outcomes.check_comparable(sorted_run, found)
+    (pair,) = compare.compare([tmp_path / "a", mixed], metrics=["mrr@10"])["pairs"]
+    assert (pair["difference"], pair["p"]) == (0.0, 1.0)
+
+
+def test_rows_without_a_saved_history_are_still_read(tmp_path):
+    old = outcomes.read(several_rows(tmp_path / "old", np.arange(6), saved=False))
+    assert old.history_length_N is None
+    new = several_rows(tmp_path / "new", np.array([5, 0, 3, 1, 4, 2]), seed=1)
+    outcomes.check_comparable(old, outcomes.read(new))
+
+
+def test_rows_of_other_histories_are_refused(tmp_path):
+    run = several_rows(tmp_path / "a", np.arange(6))
+    later = {"length_N": np.array([4, 5, 6, 8, 4, 5])}
+    other = several_rows(tmp_path / "b", np.arange(6), seed=1, **later)
+    with pytest.raises(InputError, match="same test rows.*their history lengths"):
+        compare.compare([run, other])
+    twice = {"length_N": np.array([4, 5, 6, 6, 4, 5])}
+    with pytest.raises(
+        InputError, match="c/ranks.npz must differ.*two of user 7 have 6"
+    ):
+        outcomes.read(several_rows(tmp_path / "c", np.arange(6), **twice))
 
 
 def test_the_command_prints_and_writes(two, tmp_path, capsys):

@@ -205,6 +205,28 @@ def test_the_command_shows_all_of_it(result, tmp_path, capsys):
     assert "novelty@2" in pd.read_csv(path).columns
 
 
+def test_columns_that_do_not_fit_go_below():
+    row = {"hr@10": 0.5, "mrr@10": 0.25, "hr@100": 0.75}
+    result = {"filtered": row, "popularity": {**row, "hr@10": 0.125}}
+    wide = [
+        "             hr@10  mrr@10  hr@100",
+        "filtered    0.5000  0.2500  0.7500",
+        "popularity  0.1250  0.2500  0.7500",
+    ]
+    for width in (None, 34):
+        assert evaluate.table(result, width=width).splitlines() == wide
+    names = [line[:10] for line in wide]
+    below = [f"{name}{line[26:]}" for name, line in zip(names, wide, strict=True)]
+    for width in (26, 33):
+        assert evaluate.table(result, width=width).splitlines() == [
+            *(line[:26] for line in wide),
+            "",
+            *below,
+        ]
+    # A column is shown however narrow the screen is.
+    assert evaluate.table(result, width=1).count("hr@10") == 2
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [

@@ -75,7 +75,11 @@ def test_more_broken_rows_than_others_are_another_table():
     ledger = Ledger("skip")
     ledger.reject("is odd", 5, [1], FILE)
     ledger.check(5, "log.csv")
-    with pytest.raises(InputError, match="log.csv: 5 of 9 rows are broken.*is odd: "):
+    message = r"log.csv: 5 of 9 rows are .*: 5 rows \(lines 1, \.\.\.\): is odd\."
+    with pytest.raises(InputError, match=message):
+        ledger.check(4, "log.csv")
+    ledger.reject("is even", 1, [2], FILE, "two")
+    with pytest.raises(InputError, match=r"1 row \(line 2\): is even, got 'two'\. Che"):
         ledger.check(4, "log.csv")
 
 

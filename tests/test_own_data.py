@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxrec import recommend, train
+from jaxrec import config, recommend, train
 
 NUM_USERS, NUM_ITEMS = 60, 40
 USERS = [f"cust-{n:03d}/é" for n in range(NUM_USERS)]
@@ -96,6 +96,9 @@ def test_two_commands(log, capsys):
     for kind, numbers in log["broken"].items():
         (name,) = (name for name in found["broken"] if name.startswith(kind))
         assert found["broken"][name] == {"rows": len(numbers), "first_lines": numbers}
+        count = f"{len(numbers)} rows (lines" if len(numbers) > 1 else "1 row (line"
+        listed = ", ".join(map(str, numbers))
+        assert f"broken   {count} {listed}): {name}\n" in shown
 
     # The config of the run holds the choices.
     chosen = result["config"]
@@ -103,6 +106,19 @@ def test_two_commands(log, capsys):
     assert chosen["train"]["max_length"] == chosen["model"]["num_positions"] == 25
     assert chosen["model"]["width"] == 64 and chosen["train"]["batch_size"] == 16
     assert chosen["eval"]["max_valid_users"] is None
+
+    # Its result has the reasons, as they were shown.
+    assert [key.split("=")[0] for key in result["chosen"]] == [
+        "train.max_length",
+        "model.num_positions",
+        "model.width",
+        "loss.name",
+        "train.batch_size",
+        "eval.max_valid_users",
+    ]
+    assert result["chosen"]["loss.name=ce"].startswith(f"{NUM_ITEMS} items: ")
+    for option, reason in result["chosen"].items():
+        assert f"chosen   {option}: {reason}" in shown
 
     # Recommendations in the ids of the file, none of what a user has had.
     recs = pd.read_csv("recs.csv")
@@ -128,3 +144,50 @@ def test_without_the_option_the_first_broken_row_is_named(log):
                 "--config.data.broken=error",
             ]
         )
+
+
+def test_a_polars_frame_to_recommendations(tmp_path):
+    """The same log of another make, through `train(frame=...)`, to the last row."""
+    pl = pytest.importorskip("polars", reason="polars is not installed")
+    rng = np.random.default_rng(1)
+    minute = rng.permutation(600)  # no two rows at one time
+    rows = [
+        (f"note {k}", minute[k], int(rng.integers(NUM_ITEMS)), USERS[k % NUM_USERS])
+        for k in range(600)
+    ]
+    gaps = {7: 1, 107: 2, 407: 3}  # row: its column without a value
+    had: dict[str, list[str]] = {}
+    for k in np.argsort(minute):
+        _, _, item, user = rows[k]
+        if k not in gaps and ITEMS[item] not in had.setdefault(user, []):
+            had[user].append(ITEMS[item])
+    cells = [
+        [None if gaps.get(k) == c else cell for c, cell in enumerate(row)]
+        for k, row in enumerate(rows)
+    ]
+    frame = pl.DataFrame(cells, ["note", "ts", "sku", "customer"], orient="row")
+    start = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+    frame = frame.with_columns(
+        ts=start + pl.duration(minutes="ts"),
+        sku=pl.col("sku").replace_strict(range(NUM_ITEMS), ITEMS).cast(pl.Categorical),
+    )
+    names = {"user": "customer", "item": "sku", "time": "ts"}
+    settings = config.read("configs/own_data.py")
+    settings["data"] = {**settings["data"], **names, "name": "polars"}
+    settings["train"] = {**settings["train"], "max_epochs": 1, "show_users": 0}
+    shown = []
+    found = train.train(settings, tmp_path / "run", frame=frame, log=shown.append)
+    data = found["data"]
+    assert data["rows_read"] == 600 and data["rows_broken"] == len(gaps)
+    assert data["interactions"] == sum(map(len, had.values()))
+    assert data["rows_duplicate"] == 600 - len(gaps) - data["interactions"]
+    assert data["broken"] == {
+        f"column {frame.columns[c]!r} has no value": {"rows": 1, "first_rows": [k]}
+        for k, c in gaps.items()
+    }
+    assert "broken   1 row (row 7, from 0): column 'ts' has no value" in shown[0]
+    answer = recommend.Recommender.load(tmp_path / "run", frame=frame)
+    recs = answer.recommend(USERS, k=3)
+    assert recs["user"].tolist() == [user for user in USERS for _ in range(3)]
+    for user, own in recs.groupby("user"):
+        assert not set(own["item"]) & set(had[user]) and set(own["item"]) <= set(ITEMS)

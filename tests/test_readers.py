@@ -312,7 +312,11 @@ def test_kinds_of_numeric_time(dtype):
             "line 3: .* no number or ISO 8601 time, got 'yesterday'",
         ),
         ("a.csv", "user,user,timestamp\n1,2,3\n", "one column 'user', got 2 of that"),
-        ("a.xyz", "1 2\n", "unknown format '.xyz'. Say format=NAME with one of text"),
+        (
+            "a.xyz",
+            "1 2\n",
+            "unknown format '.xyz'. Say data.format=NAME with one of text",
+        ),
         ("a.parquet", "PAR1", "a.parquet cannot be read as Parquet"),
     ],
 )
@@ -358,14 +362,30 @@ def test_a_missing_column_lists_the_nearest_first(write):
     path = write("a.csv", "rating,movieId,userId,timestamp\n")
     with pytest.raises(
         InputError,
-        match="a.csv: expected one column 'user', got 0 .* first: userId, .*user=NAME",
+        match="a.csv: expected one column 'user', got 0 .* userId, .* data.user=NAME",
     ):
         readers.read(path)
     path = write("b.csv", "user,item,when,time\n")
     with pytest.raises(
-        InputError, match="'timestamp'.* first: time, .* time=NAME .*time="
+        InputError, match="'timestamp'.* first: time, .* data.time=NAME .*data.time= "
     ):
         readers.read(path)
+
+
+@pytest.mark.parametrize(
+    "header, message",
+    [
+        ("user;item;timestamp", "user;item;timestamp. They look separated by ';': Wr"),
+        (
+            "user\titem\ttimestamp",
+            r"separated by '\\t': Say data.format=tsv. Or else: S",
+        ),
+        ("user, item, timestamp", "column 'item', .* nearest first: ' item', ' timest"),
+    ],
+)
+def test_a_header_of_another_separator_or_with_spaces(write, header, message):
+    with pytest.raises(InputError, match=message):
+        readers.read(write("a.csv", f"{header}\n"))
 
 
 def test_no_such_file_or_a_folder(tmp_path):
@@ -570,6 +590,33 @@ def test_skipped_rows_of_a_frame():
     }
 
 
+@pytest.mark.parametrize("kind", ["string", "string_view", "binary_view"])
+def test_skipped_rows_of_arrow(kind):
+    """Gaps beside texts of every kind, also of times, which stay texts for long."""
+    import pyarrow as pa
+
+    type_ = getattr(pa, kind)()
+    times = pa.string() if kind == "binary_view" else type_
+    table = pa.table(
+        {
+            "item": pa.array([5, None, 6, 7, 8, 8]),
+            "user": pa.array(["a", "b", None, "a", "b", "a"], type_),
+            "timestamp": pa.array(
+                ["2024-01-02", "2024", "2024", None, "1970", "2024-01-01"], times
+            ),
+        }
+    )
+    ledger = Ledger("skip")
+    log = readers.encode(readers.as_frame(table, ledger=ledger))
+    assert log.user_ids.tolist() == ["a", "b"] and log.item_ids.tolist() == [5, 8]
+    assert log.timestamps.tolist() == [19723 * 86400, 19724 * 86400, 0]
+    assert {k: v["first_rows"] for k, v in ledger.report()["broken"].items()} == {
+        "column 'user' has no value": [2],
+        "column 'item' has no value": [1],
+        "column 'timestamp' has no value": [3],
+    }
+
+
 # --- frames --------------------------------------------------------------------------
 
 TABLE = pd.DataFrame(
@@ -628,6 +675,36 @@ def test_strings_of_arrow(kind):
     assert log.items.tolist() == [1, 2, 2, 3, 4]
     assert log.timestamps.tolist() == [4, 2, 5, 3, 1]
     assert table["who"].to_pylist()[-1] == ("é".encode() if kind == "binary" else "é")
+
+
+def test_frames_of_polars():
+    """What Polars itself hands over: texts as views, categories, zones, gaps."""
+    pl = pytest.importorskip("polars", reason="polars is not installed")
+    days = ["2024-01-02", "2024-01-01", "2024-01-03", "2024-01-04"]
+    text = pl.DataFrame(
+        {"at": days, "what": ["b", "a", "é", "a"], "who": [2**63, 7, 7, None]},
+        schema_overrides={"who": pl.UInt64},
+    )
+    day = text.with_columns(pl.col("at").str.to_date())
+    zone = pl.col("at").cast(pl.Datetime("ms")).dt.replace_time_zone("UTC")
+    table = day.with_columns(zone.dt.convert_time_zone("Asia/Tokyo"))
+    kinds = (pl.Categorical, pl.Enum(["é", "b", "a", "z"]), pl.Binary)
+    sources = [text, day, table, *(table.cast({"what": kind}) for kind in kinds)]
+    for source in sources:
+        ledger = Ledger("skip")
+        frame = readers.as_frame(source, **NAMES, ledger=ledger)
+        log = readers.encode(frame)
+        assert log.user_ids.tolist() == [7, 2**63]
+        assert log.item_ids.tolist() == ["a", "b", "é"]
+        assert log.items.tolist() == [1, 3, 2] and log.offsets.tolist() == [0, 2, 3]
+        assert log.timestamps.tolist() == [86400 * n for n in (19723, 19725, 19724)]
+        assert ledger.report()["broken"] == {
+            "column 'who' has no value": {"rows": 1, "first_rows": [3]}
+        }
+    with pytest.raises(InputError, match="LazyFrame. Call its collect"):
+        readers.as_frame(text.lazy(), **NAMES)
+    with pytest.raises(InputError, match="cannot be read as an Arrow table"):
+        readers.as_frame(text.cast({"who": pl.Int128}), **NAMES)
 
 
 def test_times_of_arrow():

@@ -44,7 +44,7 @@ def settings(path, method, **changes):
         "loss": {"name": "ce"},
         "optim": {"name": "adam", "learning_rate": 0.01},
         "train": {"batch_size": 32, "max_length": 8, "max_epochs": 2, **changes},
-        "eval": {"batch_size": 64, "metrics": METRICS},
+        "eval": {"batch_size": 64, "metrics": METRICS, "max_valid_users": "auto"},
     }
 
 
@@ -258,6 +258,7 @@ class TestNumbers:
             result["protocol"]["ties"],
             result["device"],
             '"learning_rate": 0.01',
+            result["chosen"]["eval.max_valid_users=None"],
         ):
             assert value in page.text["protocol"]
         assert "train.seed" in page.text["protocol"]  # an option that differs

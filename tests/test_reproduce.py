@@ -218,6 +218,7 @@ def test_wrong_names_are_answered_before_anything_is_trained(place):
         ("sasrec_sampled_ce_share16", "sasrec_sampled_ce", "loss", "share", 16),
         ("sasrec_ce_padding", "sasrec_ce", "loss", "include_padding", True),
         ("bert4rec_bfloat16", "bert4rec", "model", "dtype", "bfloat16"),
+        ("sasrec_bce_26epochs", "sasrec_bce", "train", "max_epochs", 26),
     ],
 )
 def test_a_variant_is_its_base_but_for_one_option(method, base, section, key, value):

@@ -173,14 +173,27 @@ def test_iso_times_are_seconds_in_utc(text, seconds):
         ({"test_from": 50, "valid_from": "1,5"}, "data.valid_from must be a number"),
         ({"test_from": 50, "valid_from": 60}, "before data.valid_from=60, then before"),
         ({"test_from": 50, "valid_from": 0}, "data.valid_from=0, .* from 0 to 99"),
-        ({"test_from": 100, "valid_from": 9}, "data.test_from=100, and after"),
-        ({"test_from": "2024-01-02", "valid_from": 9}, "test_from=1704153600, and af"),
+        ({"test_from": 100, "valid_from": 9}, "test_from=100 must .* of 0 and 99"),
+        ({"test_from": 100}, "data.test_from=100 must be after the first .* the last"),
+        ({"test_from": 0}, "data.test_from=0 must be after the first"),
+        (
+            {"test_from": "2024-01-02", "valid_from": 9},
+            r"=2024-01-02 must .* 1970-01-01T00:00:00\+00:00 and .*T00:01:39\+00:00",
+        ),
         ({"test_from": 1.5, "valid_from": 1.2}, "no validation interaction of random"),
     ],
 )
 def test_a_time_point_that_leaves_a_part_empty(options, message):
     with pytest.raises(InputError, match=message):
         splits.time_point(random_log(), **options)
+
+
+def test_a_date_where_the_times_are_no_seconds():
+    log = random_log()
+    nanoseconds = log.timestamps + 1_704_150_000 * 10**9
+    fields = (log.items, log.offsets, log.user_ids, log.item_ids, nanoseconds)
+    with pytest.raises(InputError, match=r"of 17041500000{8}\d* \(not in seconds"):
+        splits.time_point(data.Dataset(*fields), test_from="2024-01-02")
 
 
 def test_a_time_point_needs_times_in_order():
@@ -370,5 +383,14 @@ def test_a_run_on_a_time_point(tmp_path):
     assert found["test_share_older_than_training"] == 0
     ranks = np.load(tmp_path / "run" / "ranks.npz")
     assert len(ranks["test_filtered"]) == found["test_rows"]
+    # A row is named by its user and the number of items before the hidden one, though
+    # a user has several.
+    log = random_log()
+    number = {user: n for n, user in enumerate(np.flatnonzero(log.lengths))}
+    _, parts, _ = slow_time_point(log, options["valid_from"], options["test_from"])
+    for part, expected in parts.items():
+        names = zip(ranks[f"{part}_user"], ranks[f"{part}_history_length"], strict=True)
+        assert list(names) == [(number[user], len(had)) for user, had, _ in expected]
+    assert len(set(ranks["test_user"])) < len(ranks["test_user"])
     hits = (ranks["test_filtered"] <= 10).mean()
     assert result["test"]["hr@10"] == pytest.approx(hits, rel=1e-6)  # float32 sums

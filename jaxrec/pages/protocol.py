@@ -172,6 +172,10 @@ def _manifest(run: Evidence) -> Markup:
         (PROTOCOL.get(key, key.replace("_", " ")), plain(value))
         for key, value in protocol.items()
     ]
+    pairs += [
+        (f"chosen by the data, {option}", plain(reason))
+        for option, reason in result.get("chosen", {}).items()
+    ]
     data = run.settings.get("data", {})
     pairs += [
         ("interactions of a user, at least", plain(data["min_user"])),
