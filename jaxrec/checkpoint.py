@@ -44,7 +44,9 @@ class Checkpoints:
         folder = os.path.abspath(os.path.join(workdir, "checkpoints"))
         self._manager = ocp.CheckpointManager(
             folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=1, create=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=1, create=True, enable_async_checkpointing=False
+            ),
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
                 "best": ocp.StandardCheckpointHandler(),
@@ -75,7 +77,6 @@ class Checkpoints:
             progress=ocp.args.JsonSave(progress),
         )
         self._manager.save(step, args=args, force=True)
-        self._manager.wait_until_finished()
 
     def restore(self, like: TrainState) -> tuple[TrainState, Any, dict]:
         """State, best parameters and progress; `like` gives shapes and dtypes.

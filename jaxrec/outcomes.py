@@ -240,8 +240,8 @@ def check_comparable(one: Outcome, other: Outcome) -> None:
     advice = "Train both on one file."
     check(
         "the same data",
-        f"{a['dataset']}, sha256 {a['data']['sha256']}",
-        f"{b['dataset']}, sha256 {b['data']['sha256']}",
+        f"{a['dataset']}, sha256 {a['data']['sha256'][:12]}",
+        f"{b['dataset']}, sha256 {b['data']['sha256'][:12]}",
         advice,
     )
     check("the same split_sha256", a["split_sha256"], b["split_sha256"], advice)

@@ -96,9 +96,8 @@ def describe(built: Experiment, workdir: Path) -> str:
     stats = data.statistics(built.split)
     sections = built.config
     window = built.recipe.max_length
-    filters = {key: stats[key] for key in stats if key.startswith("rows_")}
-    removed = "; " + ", ".join(f"{key} {filters[key]:,}" for key in filters)
-    removed = removed if filters else ""
+    counts = {key: stats[key] for key in stats if key.startswith("rows_")}
+    counted = "".join(f"; {key} {count:,}" for key, count in counts.items() if count)
     return "\n".join(
         [
             f"data     {stats['name']}: {stats['users']:,} users, {stats['items']:,} "
@@ -110,7 +109,7 @@ def describe(built: Experiment, workdir: Path) -> str:
             f"{built.training.seed}",
             f"device   {record.device()}",
             f"split    {sections['data']['split']}, sha256 "
-            f"{built.split.sha256()[:12]}, of data {stats['sha256'][:12]}{removed}",
+            f"{built.split.sha256()[:12]}, of data {stats['sha256'][:12]}{counted}",
             *(f"chosen   {name}: {why}" for name, why in built.chosen.items()),
             *(f"broken   {line}" for line in ledger.lines(stats.get("broken", {}))),
             f"workdir  {workdir}",

@@ -51,6 +51,7 @@ class Console:
         self._epoch = values["epoch"]
         spent_s = values["train_s"] + values["valid_s"]
         left_s = (self._max_epochs - self._epoch) * spent_s
+        left = f"  at most {duration(left_s)} left" if left_s > 0 else ""
         shown = [self._monitor] + [name for name in ("hr@10",) if name != self._monitor]
         quality = "  ".join(
             f"{name} {values[f'valid/{name}']:.4f}"
@@ -61,7 +62,7 @@ class Console:
         self._screen.keep(
             f"epoch {self._epoch:>3}/{self._max_epochs}  loss {values['loss']:.4f}  "
             f"valid {quality} {values['tokens_per_s']:>9,.0f} tok/s  "
-            f"{spent_s:6.1f} s  at most {duration(left_s)} left",
+            f"{spent_s:6.1f} s{left}",
             is_best=values["is_best"],
         )
 

@@ -53,7 +53,7 @@ def test_console_shows_the_monitor_first_and_once():
     Console("hr@10", 3, 2, lines.append).write(1, VALUES)
     assert "valid hr@10 0.2500*" in lines[0]
     assert lines[0].count("hr@10") == 1
-    assert lines[0].endswith("at most 0 s left")
+    assert lines[0].endswith("61.0 s")  # nothing is left of 3 epochs
 
 
 def test_console_on_a_terminal_shows_the_present_epoch(capsys, monkeypatch):
