@@ -44,10 +44,21 @@ def nearest_first(wanted: str, choices: Iterable[str]) -> list[str]:
 def wanted(
     *, user: str, item: str, time: str, rating: str = "", event: str = ""
 ) -> dict[str, str]:
-    """Our name -> the caller's; "" leaves an optional column out."""
+    """Our name -> the caller's; "" leaves an optional column out.
+
+    Raises:
+      InputError: two of them are one column.
+    """
     optional = {"timestamp": time, "rating": rating, "event": event}
     present = {ours: column for ours, column in optional.items() if column}
-    return {"user": user, "item": item, **present}
+    names = {"user": user, "item": item, **present}
+    for ours, column in names.items():
+        if same := [o for o in names if o != ours and names[o] == column]:
+            raise InputError(
+                f"{ours} and {same[0]} must be two columns: both are {column!r}. Say "
+                "data.user=NAME, data.item=NAME and data.time=NAME with three."
+            )
+    return names
 
 
 def require(names: dict[str, str], present: Iterable[object], where: str) -> None:
@@ -66,11 +77,11 @@ def require(names: dict[str, str], present: Iterable[object], where: str) -> Non
                 repr(name) if name != name.strip() else name
                 for name in nearest_first(column, present)
             ]
+            advice = f"Say data.{argument}=NAME with one of them{hint}."
             raise InputError(
                 f"{where}: expected one column {column!r}, got {present.count(column)} "
                 f"of that name; the columns, nearest first: {', '.join(shown)}. "
-                f"{_of_another_separator(present)}Say data.{argument}=NAME with one of "
-                f"them{hint}."
+                f"{_of_another_separator(present) or advice}"
             )
 
 
@@ -80,7 +91,7 @@ def _of_another_separator(present: list[str]) -> str:
     found = [sign for sign in advice if len(present) == 1 and sign in present[0]]
     if not found:
         return ""
-    return f"They look separated by {found[0]!r}: {advice[found[0]]}. Or else: "
+    return f"They look separated by {found[0]!r}: {advice[found[0]]}."
 
 
 def checked(

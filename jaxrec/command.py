@@ -6,10 +6,13 @@ A command ends with `sys.exit(run_command(main))`, where main takes the argument
 """
 
 import argparse
+import contextlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from jaxrec import config
@@ -92,10 +95,11 @@ def run_command(
 
     Returns:
       main's status, 2 for an InputError, 1 for training that diverged, 130 for
-      Ctrl-C, or 141 when whoever read our output has gone.
+      Ctrl-C, 143 for SIGTERM, or 141 when whoever read our output has gone.
     """
     try:
-        status = main(sys.argv[1:] if argv is None else argv)
+        with _terminable():
+            status = main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
         return status or 0
     except InputError as error:
@@ -108,11 +112,36 @@ def run_command(
         return 1
     except KeyboardInterrupt as interrupt:
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
-        return 130
+        return 143 if isinstance(interrupt, _Terminated) else 130
     except BrokenPipeError:
         # The interpreter flushes once more as it exits, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as one that is cleaned up after."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Makes SIGTERM an exception, so that nothing half-written stays behind.
+
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+
+    def handle(number, frame):
+        del number, frame
+        raise _Terminated("by SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 python -m jaxrec.evaluate --workdir runs/ml-1m-sasrec_ce-seed0 --intervals --slices
 """
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -190,11 +191,14 @@ def numbers(text: str, *, flag: str) -> tuple[float, ...]:
       InputError: they are none.
     """
     try:
-        return tuple(float(word) for word in text.split(","))
+        found = tuple(float(word) for word in text.split(","))
     except ValueError:
+        found = ()
+    if not found or not all(map(math.isfinite, found)):
         raise InputError(
             f"{flag} must be numbers separated by commas, such as 5,20: got {text!r}."
-        ) from None
+        )
+    return found
 
 
 def main(argv: Sequence[str]) -> None:
@@ -238,6 +242,8 @@ def main(argv: Sequence[str]) -> None:
     flags, options = parse_command(parser, argv)
     if flags.output and not Path(flags.output).absolute().parent.is_dir():
         raise InputError(f"--output {flags.output}: there is no such folder.")
+    if flags.output and Path(flags.output).is_dir():
+        raise InputError(f"--output {flags.output} is a folder: give a file's name.")
     edges = {
         name: numbers(text, flag=flag)
         for name, flag in _EDGES.items()

@@ -29,6 +29,10 @@ def write(frames: Iterable["pd.DataFrame"], path: str | Path) -> int:
     check(path)
     part = path.with_name(f".{path.name}.part")
     try:
+        part.touch()
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from None
+    try:
         with _Csv(part) if path.suffix == ".csv" else _Parquet(part) as sink:
             num_rows = 0
             for frame in frames:
@@ -47,6 +51,8 @@ def check(path: str | Path, *, flag: str = "--output") -> None:
         raise InputError(f"{flag} must end in .csv or .parquet: got {path}.")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{flag} {path}: there is no folder {path.parent}.")
+    if path.is_dir():
+        raise InputError(f"{flag} {path} is a folder: give the name of a file.")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise InputError(
             f"{flag} as .parquet needs pyarrow, which is not installed: pip install "
@@ -71,13 +77,20 @@ class _Csv:
 
 class _Parquet:
     def __init__(self, path: Path):
-        self._path, self._writer = path, None
+        self._path, self._writer, self._empty = path, None, None
 
     def write(self, frame: "pd.DataFrame") -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(frame, preserve_index=False)
+        if not len(frame):  # whose columns of text have no type to go by
+            self._empty = table
+            return
+        self._append(table)
+
+    def _append(self, table) -> None:
+        import pyarrow.parquet as pq
+
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, table.schema)
         self._writer.write_table(table)
@@ -86,5 +99,7 @@ class _Parquet:
         return self
 
     def __exit__(self, *exc_info):
+        if self._writer is None and self._empty is not None:
+            self._append(self._empty)
         if self._writer is not None:
             self._writer.close()

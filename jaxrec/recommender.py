@@ -6,6 +6,7 @@ through users (or items) part by part, so that memory does not grow with their n
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -142,7 +143,7 @@ class Recommender:
         Args:
           on_progress: called after each part with the number of users done and in all.
         """
-        self._check_k(k)
+        k = self._checked_k(k)
         source, user_N, report = self._request(users, histories, columns)
         is_allowed_V, counts = self._catalogue(allowed, forbidden)
         report |= counts
@@ -202,7 +203,7 @@ class Recommender:
         on_progress: Callable[[int, int], Any] | None = None,
     ) -> Iterator["pd.DataFrame"]:
         """As `similar`, a DataFrame for some thousand items at a time."""
-        self._check_k(k)
+        k = self._checked_k(k)
         if measure not in MEASURES:
             raise InputError(
                 f"the measure must be one of {', '.join(MEASURES)}: got {measure!r}."
@@ -273,7 +274,7 @@ class Recommender:
           (score_NK float32, item_NK int32): items are 1..num_items, and 0 (score -inf)
           where fewer than k are left.
         """
-        self._check_k(k)
+        k = self._checked_k(k)
         is_allowed_V, _ = self._catalogue(None, None)
         size = _part_size(k)
         parts = [
@@ -293,12 +294,14 @@ class Recommender:
     def _table_VD(self) -> Array:
         return self._experiment.encoder.apply({"params": self._params}, method="table")
 
-    def _check_k(self, k: int) -> None:
+    def _checked_k(self, k: int) -> int:
         num_items = len(self._items.id_N)
-        if not isinstance(k, int) or not 1 <= k <= num_items:
+        is_number = isinstance(k, Integral) and not isinstance(k, bool)
+        if not is_number or not 1 <= k <= num_items:
             raise InputError(
                 f"k must be in 1..{num_items}, the number of items: got {k!r}."
             )
+        return int(k)
 
     def _item_positions(self, items: Iterable[Any] | None) -> np.ndarray:
         if items is None:

@@ -1,5 +1,6 @@
 """What makes a result credible: versions, device, commit; and atomic files."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -16,12 +17,22 @@ from jaxrec.errors import InputError
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes readable JSON beside `path` and moves it there when it is whole."""
+    """Writes readable JSON beside `path` and moves it there when it is whole.
+
+    Raises:
+      InputError: it cannot be written there; an older file stays what it is.
+    """
     path = Path(path)
     text = json.dumps(value, indent=2) + "\n"
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def read_json(path: str | Path) -> Any:

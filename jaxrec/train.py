@@ -154,7 +154,8 @@ def showcase(built: Experiment, params: Any, num_users: int) -> str:
     """What the first few users had last, and what they would be shown next."""
     dataset = built.split.dataset
     users = dataset.user_ids[:num_users].tolist()
-    recommended = Recommender(built, params).recommend(users, k=5)
+    k = min(5, dataset.num_items)
+    recommended = Recommender(built, params).recommend(users, k=k)
     lines = []
     for u, user in enumerate(users):
         history = dataset.items[dataset.offsets[u] : dataset.offsets[u + 1]]
@@ -167,7 +168,7 @@ def showcase(built: Experiment, params: Any, num_users: int) -> str:
 
 
 def _listed(items: Iterable[Any]) -> str:
-    return ", ".join(map(str, items))
+    return ", ".join(map(str, items)) or "(nothing: every item was had)"
 
 
 def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:

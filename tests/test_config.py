@@ -5,9 +5,11 @@ import dataclasses
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -671,6 +673,23 @@ def raising(error: BaseException):
 def test_run_command(main, status, err, capsys):
     assert command.run_command(main, ["x"]) == status
     assert capsys.readouterr() == ("", err)
+
+
+def test_sigterm_is_cleaned_up_after(tmp_path, capsys):
+    part = tmp_path / "half"
+
+    def main(argv):
+        part.touch()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            part.unlink()
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert command.run_command(main, []) == 143
+    assert capsys.readouterr().err == "interrupted: by SIGTERM\n"
+    assert not part.exists() and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_run_command_keeps_the_traceback_of_a_bug():

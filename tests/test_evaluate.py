@@ -250,5 +250,9 @@ def test_wrong_questions_are_answered_in_one_line(result, tmp_path):
         evaluate.main(["--workdir", str(workdir), "--output", str(tmp_path / "no/x")])
     with pytest.raises(InputError, match="--length-edges must be numbers"):
         evaluate.main(["--workdir", str(workdir), "--length-edges", "5,long"])
+    with pytest.raises(InputError, match="--length-edges must be numbers"):
+        evaluate.main(["--workdir", str(workdir), "--length-edges", "5,nan"])
+    with pytest.raises(InputError, match="is a folder"):
+        evaluate.main(["--workdir", str(workdir), "--output", str(workdir)])
     with pytest.raises(InputError, match="no run in"):
         evaluate.evaluate(tmp_path)

@@ -24,6 +24,27 @@ def test_a_file_holds_the_parts_in_order(tmp_path, suffix):
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_a_part_without_rows_has_no_say_in_the_types(tmp_path, empty):
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "table.parquet"
+    parts = [*PARTS]
+    nothing = pd.DataFrame({"user": [], "score": []}, dtype=object)
+    parts.insert(empty, nothing)
+    assert output.write(parts, path) == 3
+    assert pd.read_parquet(path)["user"].tolist() == ["a", "b", "c"]
+    assert output.write([nothing], path) == 0
+    assert pd.read_parquet(path).columns.tolist() == ["user", "score"]
+
+
+def test_what_is_no_place_for_a_file_is_said_in_one_line(tmp_path):
+    folder = tmp_path / "table.csv"
+    folder.mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        output.write(PARTS, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("old\n")

@@ -378,7 +378,7 @@ def test_a_missing_column_lists_the_nearest_first(write):
         ("user;item;timestamp", "user;item;timestamp. They look separated by ';': Wr"),
         (
             "user\titem\ttimestamp",
-            r"separated by '\\t': Say data.format=tsv. Or else: S",
+            r"separated by '\\t': Say data.format=tsv.$",
         ),
         ("user, item, timestamp", "column 'item', .* nearest first: ' item', ' timest"),
     ],
@@ -646,6 +646,13 @@ def test_frames_of_any_kind(source):
     assert list(frame.columns) == ["user", "item", "timestamp"]
     assert frame.index.tolist() == [0, 1]
     assert rows(frame) == ROWS
+
+
+@pytest.mark.parametrize("one, other", [("user", "item"), ("time", "item")])
+def test_two_roles_are_two_columns(one, other):
+    names = {**NAMES, one: NAMES[other]}
+    with pytest.raises(InputError, match="must be two columns: both are 'what'"):
+        readers.as_frame(TABLE, **names)
 
 
 def test_arrow_table():

@@ -239,6 +239,7 @@ def test_wrong_questions_are_answered_in_one_line(sasrec):
         lambda: sasrec.recommend("u01"): r"\['u01'\]",
         lambda: sasrec.recommend(["u01"], k=NUM_ITEMS + 1): "k must be in 1..25",
         lambda: sasrec.recommend(["u01"], k=0): "k must be in 1..25",
+        lambda: sasrec.recommend(["u01"], k=True): "k must be in 1..25",
         lambda: sasrec.recommend(["u01"], histories={}): "users or histories, not both",
         lambda: sasrec.recommend(allowed=["x", "y"]): "none of the 2 allowed items",
         lambda: sasrec.recommend(allowed="i01"): r"\['i01'\]",
@@ -251,6 +252,10 @@ def test_wrong_questions_are_answered_in_one_line(sasrec):
     }.items():
         with pytest.raises(InputError, match=message):
             ask()
+
+
+def test_a_number_of_numpy_is_a_number(sasrec):
+    assert len(sasrec.recommend(["u01"], k=np.int64(2))) == 2
 
 
 def test_no_users_no_rows(sasrec):

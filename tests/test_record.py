@@ -11,6 +11,7 @@ import pytest
 
 import jaxrec
 from jaxrec import record
+from jaxrec.errors import InputError
 
 
 def test_write_json_is_readable(tmp_path):
@@ -33,6 +34,15 @@ def test_write_json_leaves_the_old_file_where_it_fails(tmp_path):
     assert os.listdir(tmp_path) == ["result.json"]
     record.write_json(str(path), {"a": 3})
     assert json.loads(path.read_text()) == {"a": 3}
+
+
+def test_write_json_where_there_is_no_place_leaves_nothing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="folder cannot be written"):
+        record.write_json(tmp_path / "folder", {"a": 1})
+    with pytest.raises(InputError, match="No such file"):
+        record.write_json(tmp_path / "none" / "x.json", {"a": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 def test_write_json_moves_a_whole_file(tmp_path, monkeypatch):
