@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec import outcomes, record, significance
+from jaxrec import outcomes, output, record, significance
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.errors import InputError
 from jaxrec.outcomes import Outcome
@@ -308,8 +308,8 @@ def main(argv: Sequence[str]) -> None:
     flags, options = parse_command(parser, argv)
     if options:
         raise InputError(f"{parser.prog} reads no config: drop {options[0]}.")
-    if flags.output and not Path(flags.output).absolute().parent.is_dir():
-        raise InputError(f"--output {flags.output}: there is no such folder.")
+    if flags.output:
+        output.check_place(flags.output)
     result = compare(
         flags.runs,
         part=flags.part,

@@ -240,10 +240,8 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--output", help="a .json file for the numbers")
     flags, options = parse_command(parser, argv)
-    if flags.output and not Path(flags.output).absolute().parent.is_dir():
-        raise InputError(f"--output {flags.output}: there is no such folder.")
-    if flags.output and Path(flags.output).is_dir():
-        raise InputError(f"--output {flags.output} is a folder: give a file's name.")
+    if flags.output:
+        output.check_place(flags.output)
     edges = {
         name: numbers(text, flag=flag)
         for name, flag in _EDGES.items()

@@ -49,15 +49,21 @@ def check(path: str | Path, *, flag: str = "--output") -> None:
     path = Path(path)
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"{flag} must end in .csv or .parquet: got {path}.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{flag} {path}: there is no folder {path.parent}.")
-    if path.is_dir():
-        raise InputError(f"{flag} {path} is a folder: give the name of a file.")
+    check_place(path, flag=flag)
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise InputError(
             f"{flag} as .parquet needs pyarrow, which is not installed: pip install "
             "'jaxrec[parquet]', or write a .csv."
         )
+
+
+def check_place(path: str | Path, *, flag: str = "--output") -> None:
+    """Raises InputError unless a file can be at `path`, which `flag` named."""
+    path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{flag} {path}: there is no folder {path.parent}.")
+    if path.is_dir():
+        raise InputError(f"{flag} {path} is a folder: give the name of a file.")
 
 
 class _Csv:

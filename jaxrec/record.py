@@ -17,19 +17,27 @@ from jaxrec.errors import InputError
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes readable JSON beside `path` and moves it there when it is whole.
+    """Writes readable JSON, by `write_text`."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 beside `path` and moves it there when it is whole.
+
+    Half a surrogate pair, which an id may hold and no file can, becomes "?".
 
     Raises:
       InputError: it cannot be written there; an older file stays what it is.
     """
     path = Path(path)
-    text = json.dumps(value, indent=2) + "\n"
     part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8", errors="replace")
         part.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}.") from None
+        raise InputError(
+            f"{path} cannot be written: {error.strerror}. Choose another place."
+        ) from None
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)

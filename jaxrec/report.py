@@ -3,7 +3,6 @@
 python -m jaxrec.report --workdir runs/ml-1m-sasrec_ce-seed0 --titles titles.csv
 """
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from jaxrec import __version__, record
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.compare import compare
 from jaxrec.errors import InputError
+from jaxrec.output import check_place
 from jaxrec.pages import evidence, findings, titles
 from jaxrec.pages.findings import Findings, Wanted
 from jaxrec.pages.page import page
@@ -86,7 +86,7 @@ def report(
         "command": record.command(),
         "version": __version__,
     }
-    write(path, page(Story(groups, names, made, seed)))
+    record.write_text(path, page(Story(groups, names, made, seed)))
     return path
 
 
@@ -110,21 +110,7 @@ def check_output(path: Path) -> None:
     """Raises InputError unless a page can be written there."""
     if path.suffix != ".html":
         raise InputError(f"--output must end in .html: got {path}.")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"--output {path}: there is no folder {path.parent}.")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes the page beside `path` and moves it there when it is whole."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        # An id may hold half a surrogate pair, which no file can.
-        part.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
-    except OSError as error:
-        raise InputError(
-            f"--output {path} cannot be written: {error.strerror}. Choose another."
-        ) from None
+    check_place(path)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -598,7 +598,7 @@ def test_the_command_prints_and_writes(two, tmp_path, capsys):
         (["--ties", "random"], "pessimistic, mean, optimistic"),
         (["--metric", "hr@10"], "no flag '--metric'"),
         (["--config.train.seed=1"], "reads no config"),
-        (["--output", "no/such/folder.json"], "no such folder"),
+        (["--output", "no/such/folder.json"], "there is no folder no/such"),
         (["runs/nowhere"], "there is no run in runs/nowhere"),
     ],
 )

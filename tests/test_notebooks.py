@@ -86,7 +86,7 @@ def test_shows_nothing_of_the_machine_that_made_it(name):
 
 
 def test_an_absolute_path_is_found():
-    for text in ("in /home/ann/x", "'C:\\x'", "(/tmp/x)", "~/x"):
+    for text in ("in /home/ann/x", "'C:\\x'", "(/opt/x)", "~/x"):
         assert ABSOLUTE_PATH.search(text), text
     for text in ("epoch 1/40", "<b>x</b>/y", "https://x.org/y", "runs/a/b", "8 tok/s"):
         assert not ABSOLUTE_PATH.search(text), text
