@@ -7,7 +7,7 @@ together as its run.py does, which itself needs packages of 2022.
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml  # pyright: ignore[reportMissingModuleSource]
@@ -46,21 +46,33 @@ def commit(repo: Path) -> str:
     return done.stdout.strip() or "unknown commit"
 
 
-def mean_positions(lengths: np.ndarray, max_length: int) -> float:
+def mean_positions(length_U: np.ndarray, max_length: int) -> float:
     """Positions of a batch with its padding, the mean over many random ones.
 
     Few steps are timed, and the longest window of a batch may be half that of another.
     """
     rng = np.random.default_rng(0)
     longest = [
-        rng.choice(lengths, protocol.BATCH_SIZE, replace=False).max()
+        rng.choice(length_U, protocol.BATCH_SIZE, replace=False).max()
         for _ in range(1000)
     ]
     return protocol.BATCH_SIZE * float(np.minimum(longest, max_length).mean())
 
 
-def main() -> None:
-    task = protocol.parse()
+class Training(NamedTuple):
+    """A LightningModule, its batches, and the length of each user's window."""
+
+    module: Any
+    loader: DataLoader
+    length_U: np.ndarray
+
+
+def training(task) -> Training:
+    """A method on a data set, put together by its own parts.
+
+    Args:
+      task: of `protocol.parse`.
+    """
     import transformers  # pyright: ignore[reportMissingImports]  # noqa: F401
 
     # Only now: transformers looks for a package that is called datasets too.
@@ -77,7 +89,6 @@ def main() -> None:
     train = data[data.time_idx_reversed >= 2]
     num_items = data.item_id.max()
 
-    lengths = train.groupby("user_id").size().to_numpy() - (name == "SASRec")
     is_sampled = "num_negatives" in config["dataset"]
     if name == "SASRec":
         rows = datasets.CausalLMDataset(train, **config["dataset"])
@@ -88,24 +99,29 @@ def main() -> None:
         rows = datasets.MaskedLMDataset(train, **config["dataset"])
         model = models.BERT4Rec(num_items + 1, config["model_params"])
     make = modules.SeqRecWithSampling if is_sampled else modules.SeqRec
+    loader = DataLoader(
+        rows,
+        batch_size=config["dataloader"]["batch_size"],
+        shuffle=True,
+        num_workers=task.workers,
+        collate_fn=datasets.PaddingCollateFn(),
+    )
+    length_U = train.groupby("user_id").size().to_numpy() - (name == "SASRec")
+    return Training(make(model, **config["seqrec_module"]), loader, length_U)
+
+
+def main() -> None:
+    task = protocol.parse()
+    module, loader, length_U = training(task)
     watch = stopwatch.Stopwatch(
         lambda batch: (batch["labels"], -100), task.steps, task.seconds
     )
-    stopwatch.trainer(watch).fit(
-        make(model, **config["seqrec_module"]),
-        DataLoader(
-            rows,
-            batch_size=config["dataloader"]["batch_size"],
-            shuffle=True,
-            num_workers=task.workers,
-            collate_fn=datasets.PaddingCollateFn(),
-        ),
-    )
+    stopwatch.trainer(watch).fit(module, loader)
     protocol.report(
         version=commit(task.repo),
         versions=protocol.versions("torch", "pytorch-lightning", "transformers"),
-        steps_per_epoch=len(rows) / protocol.BATCH_SIZE,
-        step_seconds=watch.step_seconds_at(mean_positions(lengths, task.max_length)),
+        steps_per_epoch=len(length_U) / protocol.BATCH_SIZE,
+        step_seconds=watch.step_seconds_at(mean_positions(length_U, task.max_length)),
         tokens_per_step=watch.tokens_per_step,
         compile_s=0.0,
         settings=[
