@@ -20,6 +20,10 @@ DataFrame = Any
 Series = Any
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 
+# Ids that are text are stored as wide as the longest: above both, one is too long.
+_LONG_ID = 256  # characters
+_ID_BYTES = 1 << 30
+
 
 def pandas() -> Any:
     """Pandas, imported when it is first used: that takes a third of a second."""
@@ -39,6 +43,14 @@ def nearest_first(wanted: str, choices: Iterable[str]) -> list[str]:
         return difflib.SequenceMatcher(None, wanted.lower(), choice.lower()).ratio()
 
     return sorted(choices, key=likeness, reverse=True)
+
+
+class MissingColumn(InputError):
+    """A table without a column: `fact` is its message without the advice."""
+
+    def __init__(self, fact: str, advice: str):
+        super().__init__(f"{fact} {advice}")
+        self.fact = fact
 
 
 def wanted(
@@ -62,7 +74,7 @@ def wanted(
 
 
 def require(names: dict[str, str], present: Iterable[object], where: str) -> None:
-    """Raises InputError unless each wanted column is there once."""
+    """Raises MissingColumn unless each wanted column is there once."""
     present = [str(column) for column in present]
     for ours, column in names.items():
         if present.count(column) != 1:
@@ -78,20 +90,19 @@ def require(names: dict[str, str], present: Iterable[object], where: str) -> Non
                 for name in nearest_first(column, present)
             ]
             advice = f"Say data.{argument}=NAME with one of them{hint}."
-            raise InputError(
+            raise MissingColumn(
                 f"{where}: expected one column {column!r}, got {present.count(column)} "
-                f"of that name; the columns, nearest first: {', '.join(shown)}. "
-                f"{_of_another_separator(present) or advice}"
+                f"of that name; the columns, nearest first: {', '.join(shown)}.",
+                _of_another_separator(present) or advice,
             )
 
 
 def _of_another_separator(present: list[str]) -> str:
     """What to do where the only column looks like a header of several."""
-    advice = {";": "Write it with commas", "\t": "Say data.format=tsv"}
-    found = [sign for sign in advice if len(present) == 1 and sign in present[0]]
+    found = [sign for sign in ",;\t|" if len(present) == 1 and sign in present[0]]
     if not found:
         return ""
-    return f"They look separated by {found[0]!r}: {advice[found[0]]}."
+    return f"They look separated by {found[0]!r}: read the file as data.format=csv."
 
 
 def checked(
@@ -188,14 +199,35 @@ def sorted_codes(column: Series) -> tuple[np.ndarray, np.ndarray]:
     become their text, str(id).
 
     Raises:
-      InputError: two ids with the same text, or bytes that are no text.
+      InputError: two ids with the same text, bytes that are no text, or so long an id
+        that the table of ids would fill the memory.
     """
     code_I, ids = codes(column)
+    _check_length(ids, code_I, column)
     ids = _id_array(ids, column.name)
     order = np.argsort(ids, kind="stable")
     rank = np.empty(len(ids), np.int32)
     rank[order] = np.arange(len(ids), dtype=np.int32)
     return rank[code_I], ids[order]
+
+
+def _check_length(ids: Any, code_I: np.ndarray, column: Series) -> None:
+    """Raises InputError if the longest id makes the table of ids as large as memory."""
+    if ids.dtype.kind in "iuf":
+        return
+    length_N = np.fromiter((len(x) if isinstance(x, str) else 0 for x in ids), np.int64)
+    longest = int(length_N.max(initial=0))
+    num_bytes = longest * len(ids) * np.dtype("U1").itemsize
+    if longest <= _LONG_ID or num_bytes <= _ID_BYTES:
+        return
+    n = int(length_N.argmax())
+    row = column.index[int((code_I == n).argmax())]
+    raise InputError(
+        f"column {column.name!r} has an id of {longest:,} characters, "
+        f"{ids[n][:40]!r}..., in row {row} (from 0, broken ones not counted): with it "
+        f"the table of {len(ids):,} ids would take {num_bytes / 2**30:,.1f} GiB. "
+        "Shorten such ids or remove their rows."
+    )
 
 
 def _id_array(ids: Any, name) -> np.ndarray:
@@ -280,16 +312,21 @@ def _times(values: Series) -> Converted:
 def _iso_times(values: Series) -> Series:
     """Datetimes in UTC, NaT where a text is none; a part at a time, to save memory."""
     pd = pandas()
-    parts = [
-        pd.to_datetime(
-            values.iloc[first : first + _CHUNK_ROWS].astype(str),
-            format="ISO8601",
-            utc=True,
-            errors="coerce",
-        )
-        for first in range(0, max(1, len(values)), _CHUNK_ROWS)
-    ]
-    return pd.concat(parts)
+    firsts = range(0, max(1, len(values)), _CHUNK_ROWS)
+    return pd.concat([_iso_part(values.iloc[f : f + _CHUNK_ROWS]) for f in firsts])
+
+
+def _iso_part(values: Series) -> Series:
+    texts = values.astype(str)
+    times = _parsed(texts)
+    is_left = times.isna()
+    if is_left.any():  # "2024-01-02 03:04:05 UTC", as BigQuery writes it
+        times[is_left] = _parsed(texts[is_left].str.replace(r" UTC$", "Z", regex=True))
+    return times
+
+
+def _parsed(texts: Series) -> Series:
+    return pandas().to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
 
 
 def _is_numeric(values: Series) -> bool:

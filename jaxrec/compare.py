@@ -90,8 +90,9 @@ def compare(
     groups = by_method(runs) if group else singles(runs)
     if len(groups) < 2:
         raise InputError(
-            "a comparison needs at least two runs, or two methods with --group: got "
-            f"{', '.join(map(str, workdirs)) or 'none'}. Name another."
+            "a comparison needs at least two runs, or two methods with --group (in "
+            f"Python group=True): got {', '.join(map(str, workdirs)) or 'none'}. Name "
+            "another."
         )
     filtered = runs[0].is_filtered and not unfiltered
     metrics = tuple(dict.fromkeys(metrics))
@@ -172,8 +173,8 @@ def check_same_method(method: str, one: Outcome, other: Outcome) -> None:
     where = f"{one.path} and {other.path} are both of method {method!r}"
     if one.result["seed"] == other.result["seed"]:
         raise InputError(
-            f"--group needs another seed for each run of a method: {where} with seed "
-            f"{one.result['seed']}. Give one of them, or drop --group."
+            f"to group runs needs another seed for each of a method: {where} with seed "
+            f"{one.result['seed']}. Give one of them, or do not group."
         )
     for section, free in FREE.items():
         a, b = (run.result.get("config", {}).get(section, {}) for run in (one, other))
@@ -181,9 +182,9 @@ def check_same_method(method: str, one: Outcome, other: Outcome) -> None:
         for key in [key for key in a if key in b and key not in free]:
             if a[key] != b[key]:
                 raise InputError(
-                    f"--group needs runs of a method that differ by their seed alone: "
+                    "to group runs needs those of a method to differ by seed alone: "
                     f"{where}, but {section}.{key} is {a[key]!r} and {b[key]!r}. "
-                    "Train one under another method name, or drop --group."
+                    "Train one under another method name, or do not group."
                 )
 
 
@@ -236,18 +237,11 @@ def table(result: Mapping[str, Any]) -> str:
         name = row["name"] if count == 1 else f"{row['name']} ({count} runs)"
         cells = [_interval(row["metrics"][metric], "mean") for metric in metrics]
         runs.append([name, *cells, f"{row['tied']:.1%}"])
-    pairs = [["", "", f"difference [{percent}%]", "p (Holm)", "effect", ""]]
-    for pair in result["pairs"]:
-        pairs.append(
-            [
-                pair["metric"],
-                f"{pair['a']} - {pair['b']}",
-                _interval(pair, "difference", "+"),
-                f"{pair['p_holm']:.2g}",
-                f"{pair['effect']:+.2f}",
-                pair["verdict"],
-            ]
-        )
+    head = [f"difference [{percent}%]", "p (Holm)", "effect", "better"]
+    pairs = []
+    for metric in metrics:
+        pairs += [["", "", "", "", ""]] * bool(pairs) + [[metric, *head]]
+        pairs += [_pair_cells(x) for x in result["pairs"] if x["metric"] == metric]
     return "\n".join(
         [
             f"{result['dataset']}, {result['part']}: {result['ranks']} ranks, "
@@ -258,6 +252,18 @@ def table(result: Mapping[str, Any]) -> str:
             *_aligned(pairs),
         ]
     )
+
+
+def _pair_cells(pair: Mapping[str, Any]) -> list[str]:
+    """One row: which is better in a word, for long names make lines that break."""
+    better = "first" if pair["difference"] > 0 else "second"
+    return [
+        f"{pair['a']} - {pair['b']}",
+        _interval(pair, "difference", "+"),
+        f"{pair['p_holm']:.2g}",
+        f"{pair['effect']:+.2f}",
+        better if pair["verdict"].endswith("is better") else "not shown",
+    ]
 
 
 def _interval(values: Mapping[str, float], middle: str, sign: str = "") -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxrec import (
     config,
     data,
+    delimited,
     download,
     ledger,
     readers,
@@ -170,7 +171,9 @@ def load(
     rows = ledger.Ledger(broken)
     if frame is None:
         file = locate(name, path)
-        name = name or file.stem
+        # Of log.csv.gz as of log.csv: log.
+        packed = file.suffix.lower() in delimited.PACKED
+        name = name or (pathlib.Path(file.stem) if packed else file).stem
         table = readers.read(file, format=format, **names, ledger=rows)
     elif path:
         raise InputError(f"give a path or a frame, not both: got path={path!r}.")

@@ -6,13 +6,18 @@ ledger lets it pass, the C parser gets the file without that line.
 
 A quote that is never closed would swallow the rows that follow. So a broken row is one
 line, and reading goes on at the next.
+
+A packed file is unpacked as it is read: its lines are those of the text.
 """
 
 import csv
+import importlib
 import io
 import os
+import pathlib
 import warnings
-from collections.abc import Iterator
+import zlib
+from collections.abc import Collection, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,12 +35,14 @@ class Layout(NamedTuple):
       name begins with "_" must be empty.
     quoting: of the csv module.
     row: what a right row looks like, for messages.
+    others: separators that the header may have in place of the first.
     """
 
     separator: str
     columns: tuple[str, ...] = ()
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
     row: str = "{width} fields, as in the header"
+    others: str = ""
 
 
 LAYOUTS = {
@@ -47,12 +54,16 @@ LAYOUTS = {
         csv.QUOTE_NONE,
         "'user::item::rating::timestamp'",
     ),
-    "csv": Layout(","),
+    "csv": Layout(",", others=";\t|"),
     "tsv": Layout("\t"),
 }
 
 _CHUNK_ROWS = 1 << 20
 _CHUNK_BYTES = 1 << 24
+# Suffix of a packed file -> the module that opens it.
+PACKED = {".gz": "gzip", ".bz2": "bz2"}
+# What reading a file may raise; of a packed one, that it is damaged too.
+UNREADABLE = (OSError, EOFError, zlib.error)
 # Every other spelling, such as NA or null, may be somebody's id.
 _MISSING = ["", "nan", "NaN"]
 
@@ -64,8 +75,10 @@ class TextFile:
       path: the file.
       layout: how it is cut.
       ledger: takes the rows that have too many or too few fields or are not UTF-8.
+      names: wanted columns, by which the header's separator is found.
 
     Attributes:
+      layout: with the header's separator.
       header: names of the fields, in order.
       origin: says in which line a row begins.
 
@@ -73,20 +86,26 @@ class TextFile:
       InputError: the file is empty, or its header cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike, layout: Layout, ledger: Ledger):
-        self._path, self._layout, self._ledger = path, layout, ledger
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        layout: Layout,
+        ledger: Ledger,
+        names: Collection[str] = (),
+    ):
+        self._path, self.layout, self._ledger = path, layout, ledger
         self._broken: frozenset[int] = frozenset()
         self._is_checked = False
         self.origin = Origin(str(path), "line", self._lines_of)
         if layout.columns:
             self.header = list(layout.columns)
             return
-        for record in _records(path, layout):
-            if record.problem:
-                raise InputError(f"{path}, line {record.line}: {record.problem}.")
-            self.header = record.fields
-            return
-        raise InputError(f"{path} is empty: expected a header and rows.")
+        self.layout, record = _header(path, layout, names)
+        if record is None:
+            raise InputError(f"{path} is empty: expected a header and rows.")
+        if record.problem:
+            raise InputError(f"{path}, line {record.line}: {record.problem}.")
+        self.header = record.fields
 
     def first_row(self) -> list[str]:
         """The fields of the first row that is not broken; [] where there is none."""
@@ -134,7 +153,7 @@ class TextFile:
     ) -> tuple[DataFrame, bool]:
         """The frame, and whether some row may be too short."""
         pd = pandas()
-        layout, width = self._layout, len(self.header)
+        layout, width = self.layout, len(self.header)
         empty = _empty_fields(layout)
         columns: dict[str, list[Series]] = {name: [] for name in wanted}
         is_suspect = False
@@ -171,13 +190,13 @@ class TextFile:
 
     def _open(self) -> Any:
         if not self._broken:
-            return open(self._path, "rb")
+            return _opened(self._path)
         return io.BufferedReader(_Without(self._path, self._broken), _CHUNK_BYTES)
 
     def _rows(self) -> Iterator["_Record"]:
         """Every row but the header and those that are known to be broken."""
-        records = _records(self._path, self._layout, len(self.header), self._broken)
-        if not self._layout.columns:
+        records = _records(self._path, self.layout, len(self.header), self._broken)
+        if not self.layout.columns:
             next(records, None)
         return records
 
@@ -208,6 +227,12 @@ class TextFile:
         return found
 
 
+def _opened(path: str | os.PathLike) -> Any:
+    """The file, open for reading bytes; unpacked, if it is packed by its suffix."""
+    module = PACKED.get(pathlib.Path(path).suffix.lower(), "io")
+    return importlib.import_module(module).open(path, "rb")
+
+
 def has_padded_number(path: str | os.PathLike, layout: Layout) -> bool:
     """Whether a field may start with a digit after 0 or +: an id such as 007 is not 7.
 
@@ -218,7 +243,7 @@ def has_padded_number(path: str | os.PathLike, layout: Layout) -> bool:
     is_digit[list(b"0123456789")] = True
     is_pad = np.zeros(256, bool)
     is_pad[list(b"0+")] = True
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         carried = b"\n"
         while block := file.read(_CHUNK_BYTES):
             bytes_ = np.frombuffer(carried + block, np.uint8)
@@ -269,7 +294,7 @@ class _Without(io.RawIOBase):
     """The bytes of a file without some of its lines."""
 
     def __init__(self, path, without: frozenset[int]):
-        self._file = open(path, "rb")
+        self._file = _opened(path)
         self._lines = _Lines(self._file, without)
         self._pending = b""
 
@@ -311,7 +336,7 @@ def _records(
 ) -> Iterator[_Record]:
     """Each row that is not blank; its fields are judged where the width is known."""
     empty = _empty_fields(layout)
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         source = _Lines(file, without)
         for number, line in source:
             more: list[tuple[int, bytes]] = []
@@ -333,6 +358,23 @@ def _records(
                 record = _Record(number, [], problem, layout.separator.join(fields))
             source.give_back(more)
             yield record
+
+
+def _header(
+    path, layout: Layout, names: Collection[str]
+) -> tuple[Layout, _Record | None]:
+    """The first row, and the layout with the separator by which it has the names.
+
+    Where none does, that of the most fields, so that a message can show them.
+    """
+    found = []
+    for separator in layout.separator + layout.others:
+        cut = layout._replace(separator=separator)
+        record = next(_records(path, cut), None)
+        found.append((cut, record))
+        if record and not record.problem and set(names) <= set(record.fields):
+            return found[-1]
+    return max(found, key=lambda pair: len(pair[1].fields) if pair[1] else 0)
 
 
 _LENIENT: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}

@@ -316,7 +316,7 @@ def check_window(encoder, training: Training) -> None:
     if positions is not None and training.max_length > positions:
         raise InputError(
             f"train.max_length must be at most model.num_positions={positions}: got "
-            f"{training.max_length}. Set --config.model.num_positions as well."
+            f"{training.max_length}. Set model.num_positions as well."
         )
 
 

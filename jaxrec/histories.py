@@ -41,7 +41,7 @@ def read(
     1
 
     Args:
-      source: a mapping of an id to a list of items, oldest first; or a table of
+      source: a mapping of an id to its items in order, oldest first; or a table of
         interactions, in memory or a file, as `readers` takes it.
       items: the items of the model.
       data: section `data` of the run's config; of a mapping nothing is asked.
@@ -64,10 +64,15 @@ def read(
 def _from_mapping(source: Mapping, items: Lookup) -> Dataset:
     histories = []
     for user, history in source.items():
+        if isinstance(history, set | frozenset):
+            raise InputError(
+                f"a history must be in order, oldest item first: that of {user!r} is a "
+                f"{type(history).__name__}, which has none. Give a list."
+            )
         if isinstance(history, str | bytes) or not hasattr(history, "__iter__"):
             raise InputError(
-                "histories must map an id to a list of items, oldest first: "
-                f"{user!r} has {history!r}. Use [{history!r}]."
+                f"a history must be a list of items, oldest first: that of {user!r} "
+                f"is {history!r}."
             )
         histories.append(list(history))
     pd = tables.pandas()
@@ -125,12 +130,13 @@ def _read_table(
         if not os.path.exists(source):
             raise InputError(f"there is no file {source}.")
         return readers.read(source, **names, ledger=rows)
-    except InputError as error:
+    except tables.MissingColumn as error:
         raise InputError(
-            f"histories: {error} By default their columns are those of the run's log; "
-            "others are named by columns=(user, item, time), on the command line "
-            "--columns, and no time means rows in time order."
+            f"histories: {error.fact} Name them by columns=(user, item, time), on the "
+            "command line --columns; without a time, rows are in time order."
         ) from None
+    except InputError as error:
+        raise InputError(f"histories: {error}") from None
 
 
 def _filtered(frame: Any, data: Mapping[str, Any], report: dict) -> Any:

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: an error that names the first, or skipped and counted."""
+"""What is to be said of a table: its broken rows, refused or counted, and remarks."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +64,7 @@ class Origin:
 
 
 class Ledger:
-    """Takes the broken rows of one table.
+    """Takes the broken rows of one table, and remarks on it.
 
     Args:
       policy: "error" raises at the first kind of broken rows; "skip" counts them, each
@@ -82,7 +82,12 @@ class Ledger:
         self._policy = policy
         self._kinds: dict[str, dict] = {}
         self._got: dict[str, object] = {}  # by kind, what the first row has instead
+        self._remarks: list[str] = []
         self.num_rows = 0
+
+    def remark(self, text: str) -> None:
+        """Enters what a person should know of how the table was read."""
+        self._remarks.append(text)
 
     def reject(
         self,
@@ -144,13 +149,12 @@ class Ledger:
             )
 
     def report(self) -> dict:
-        """For the record: the number of skipped rows and, by problem, which they are.
+        """For the record: the number of skipped rows, which they are, and the remarks.
 
         Returns:
-          {} under the policy "error", where no row is ever broken; else `rows_broken`
-          and, if there are any, `broken`: {problem: {"rows", "first_lines"}}.
+          `rows_broken`, but under the policy "error", where no row is ever broken; and,
+          if there are any, `broken`: {problem: {"rows", "first_lines"}}, and `remarks`.
         """
-        if self._policy == "error":
-            return {}
-        report: dict = {"rows_broken": self.num_rows}
-        return report | ({"broken": self._kinds} if self._kinds else {})
+        report: dict = {} if self._policy == "error" else {"rows_broken": self.num_rows}
+        lists = {"broken": self._kinds, "remarks": self._remarks}
+        return report | {name: entries for name, entries in lists.items() if entries}

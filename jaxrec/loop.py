@@ -312,7 +312,7 @@ class Run:
         self.save()
         raise KeyboardInterrupt(
             f"saved in epoch {self.progress.epoch + 1} after step "
-            f"{int(self.state.step)}; go on with --resume"
+            f"{int(self.state.step)}; go on with --resume, in Python resume=True"
         )
 
 

@@ -120,7 +120,8 @@ def _files(path: Path) -> tuple[Path, Path]:
         if not result.is_file() and (path / "config.json").is_file():
             raise InputError(
                 f"the run in {path} is not finished: it has no result.json. Go on with "
-                "it: python -m jaxrec.train with its config and --resume."
+                "it: python -m jaxrec.train with its config and --resume, or "
+                "train(..., resume=True)."
             )
     if not result.is_file():
         raise InputError(
@@ -311,10 +312,10 @@ def metric_values(
     is_open_N = value_N != _among_ties(value_V, rank_N, most_N, ties)
     if is_open_N.any():
         raise InputError(
-            f"--ties {ties} needs the number of unseen items that tie with a target: "
+            f"ties={ties!r} needs the number of unseen items that tie with a target: "
             f"for {name}, {is_open_N.sum()} of {len(rank_N)} rows of {outcome.path} "
             "tie with items of which some were seen, and ranks.npz counts both "
-            "together. Use --ties pessimistic, or --unfiltered."
+            "together. Use ties=pessimistic, or unfiltered ranks."
         )
     return _per_user(value_N, outcome.user_N)
 

@@ -32,6 +32,7 @@ _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
+_TIED_SHARE = 0.5  # of a user's consecutive items: more are worth a remark
 _CATEGORICAL = ("user", "item", "event")  # where they are strings: few are distinct
 
 
@@ -50,14 +51,16 @@ def read(
 
     Formats: `text` (.txt; 'user item' a line, in time order), `movielens` (.dat;
     'user::item::rating::timestamp'), `csv` and `tsv` (a header names the columns) and
-    `parquet`. Text is UTF-8, and its blank lines are skipped.
+    `parquet`. Text is UTF-8, and its blank lines are skipped; it may be packed (.gz or
+    .bz2 after the suffix). The fields of `csv` are separated by commas, or else by
+    semicolons, tabs or bars, if so cut the header has the columns that are named here.
 
     Ids are exact: a column of whole numbers of up to 64 bits becomes integers, any
     other stays strings (one 007 is enough, which is not 7).
 
     Args:
       path: the file; for Parquet, a folder of files too.
-      format: one of the above; "" goes by the suffix.
+      format: one of the above; "" goes by the suffix, such as .csv or .csv.gz.
       user, item: columns of the ids.
       time: column of the times: numbers in any unit, datetimes or ISO 8601 strings (in
         UTC, unless they name a zone); "" where the rows are in time order.
@@ -77,11 +80,14 @@ def read(
     """
     path, ledger = pathlib.Path(path), ledger or Ledger()
     names = columns.wanted(user=user, item=item, time=time, rating=rating, event=event)
-    format = format or _FORMAT_OF_SUFFIX.get(path.suffix.lower(), path.suffix)
+    is_packed = path.suffix.lower() in delimited.PACKED
+    suffix = pathlib.Path(path.stem).suffix if is_packed else path.suffix
+    format = format or _FORMAT_OF_SUFFIX.get(suffix.lower(), suffix)
     if format not in FORMATS:
         raise InputError(
             f"{path}: unknown format {format!r}. Say data.format=NAME with one "
-            f"of {', '.join(FORMATS)}."
+            f"of {', '.join(FORMATS)}; text may be packed: "
+            f"{' or '.join(delimited.PACKED)}."
         )
     if not path.exists():
         raise InputError(
@@ -92,8 +98,9 @@ def read(
         if format == "parquet":
             return _read_parquet(path, names, ledger)
         return _read_text(path, delimited.LAYOUTS[format], names, ledger)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    except delimited.UNREADABLE as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise InputError(f"{path} cannot be read: {reason}.") from None
 
 
 def as_frame(
@@ -249,7 +256,7 @@ def encode(
       InputError: no rows, or ids that cannot be told apart; see `columns.sorted_codes`.
     """
     if frame.empty:
-        raise InputError(f"no rows of {name} are left: {report}. Lower the filters.")
+        raise InputError(_nothing_left(name, report or {}))
     user_I, user_ids = columns.sorted_codes(frame["user"])
     item_I, item_ids = columns.sorted_codes(frame["item"])
     time_I = frame["timestamp"].to_numpy() if "timestamp" in frame else None
@@ -279,7 +286,8 @@ def build(
     """Filters by rating and event, by repeats, then by count, and encodes what is left.
 
     The Dataset's report accounts for every row: `rows_read` is the interactions and all
-    the other `rows_*`, those that each filter removed and those that were broken.
+    the other `rows_*`, those that each filter removed and those that were broken. What
+    else a person should know of the log are lines of text, under `remarks`.
 
     Args:
       frame: from `read` or `as_frame`.
@@ -298,7 +306,42 @@ def build(
         frame, report["rows_of_other_events"] = filter_events(frame, events)
     frame, report["rows_duplicate"] = drop_duplicates(frame, duplicates)
     frame, report["rows_outside_core"] = k_core(frame, min_user, min_item)
-    return encode(frame, name=name, report=report)
+    dataset = encode(frame, name=name, report=report)
+    if remark := _remark_on_times(dataset):
+        report.setdefault("remarks", []).append(remark)
+    return dataset
+
+
+def _nothing_left(name: str, report: dict) -> str:
+    """Of a log without rows: what has become of them, in words."""
+    if not report.get("rows_read"):
+        return f"{name} has no rows: expected interactions."
+    removed = [
+        f"{count:,} {key.removeprefix('rows_').replace('_', ' ')}"
+        for key, count in report.items()
+        if key.startswith("rows_") and key != "rows_read" and count
+    ]
+    return (
+        f"no rows of {name} are left: of {report['rows_read']:,} rows, "
+        f"{', '.join(removed)}. Lower the filters."
+    )
+
+
+def _remark_on_times(dataset: data.Dataset) -> str:
+    """A line where most items have the time of the one before; else ""."""
+    time_I = dataset.timestamps
+    if time_I is None:
+        return ""
+    is_next_I = np.ones(len(time_I), bool)  # to an item of the same user
+    is_next_I[dataset.offsets[:-1]] = False
+    is_tied_I = is_next_I[1:] & (time_I[1:] == time_I[:-1])
+    share = is_tied_I.sum() / max(1, is_next_I.sum())
+    if share <= _TIED_SHARE:
+        return ""
+    return (
+        f"{share:.0%} of items have the same time as the user's item before: their "
+        "order is that of the rows"
+    )
 
 
 def _order(
@@ -337,8 +380,12 @@ def _read_text(
     pd = pandas()
     if layout.columns:
         names = {ours: ours for ours in names if ours in layout.columns}
-    file = delimited.TextFile(path, layout, ledger)
+    file = delimited.TextFile(path, layout, ledger, [*names.values()])
     columns.require(names, file.header, str(path))
+    if file.layout.separator != layout.separator:
+        ledger.remark(
+            f"the fields of the file are separated by {file.layout.separator!r}"
+        )
     places = {ours: file.header.index(column) for ours, column in names.items()}
     first = file.first_row()
     if not first:
@@ -351,7 +398,7 @@ def _read_text(
         frame = file.parse(places, text=("event",))
         has_integers = all(pd.api.types.is_integer_dtype(frame[name]) for name in ids)
         # The parser takes 007 for 7, and long numbers for floats: start from text.
-        if not has_integers or delimited.has_padded_number(path, layout):
+        if not has_integers or delimited.has_padded_number(path, file.layout):
             frame = None
     if frame is None:
         frame = file.parse(places, text=_CATEGORICAL)

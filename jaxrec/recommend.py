@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jaxrec import output
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.errors import InputError
-from jaxrec.recommender import MEASURES, Recommender
+from jaxrec.recommender import DEFAULT_K, MEASURES, Recommender
 from jaxrec.writers import duration
 
 if TYPE_CHECKING:
@@ -71,14 +71,23 @@ class Progress:
         print(start + text * (done < total), end=end, file=sys.stderr, flush=True)
 
 
-def summary(report: Mapping[str, Any], k: int) -> list[str]:
+def summary(report: Mapping[str, Any], asked_k: int | None) -> list[str]:
     """What was not quite as asked for, a line each."""
     lines = []
+    k = report["k"]
+    if asked_k is None and k < DEFAULT_K:
+        lines.append(f"k is {k}, not {DEFAULT_K}: the log has no more items")
     if report.get("users_without_history"):
         lines.append(
             f"{report['users_without_history']:,} of {report['users']:,} users have no "
             f"history that the model knows: they get the {k} items with the most "
             "training interactions, source=popularity"
+        )
+    if report["lists_shorter_than_k"]:
+        what = "users" if "users" in report else "items"
+        lines.append(
+            f"{report['lists_shorter_than_k']:,} of {report[what]:,} {what} get fewer "
+            f"than {k} items: no more are left for them"
         )
     if report.get("history_items_unknown"):
         lines.append(
@@ -91,6 +100,7 @@ def summary(report: Mapping[str, Any], k: int) -> list[str]:
             lines.append(
                 f"histories: {name} {report[name]:,} of {report['rows_read']:,}"
             )
+    lines += [f"histories: {remark}" for remark in report.get("remarks", ())]
     for name in ("allowed", "forbidden"):
         if report.get(f"{name}_items_unknown"):
             lines.append(
@@ -109,7 +119,9 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--workdir", required=True, help="the run's folder")
     parser.add_argument("--output", required=True, help="a .csv or .parquet file")
-    parser.add_argument("--k", type=int, default=10, help="items a user (10)")
+    parser.add_argument(
+        "--k", type=int, help=f"items a user ({DEFAULT_K}, or all of fewer)"
+    )
     parser.add_argument("--users", metavar="IDS", help="all if not given")
     parser.add_argument(
         "--histories",

@@ -31,6 +31,8 @@ Array = jax.Array
 SOURCES = ("model", "popularity")
 MEASURES = ("cosine", "dot")
 
+DEFAULT_K = 10
+
 # Users whose recommendations are held as one DataFrame, and its rows, at the most.
 _PART_USERS, _PART_ROWS = 2**14, 2**18
 
@@ -75,13 +77,20 @@ class Recommender:
         """The best epoch of a run; arguments as in `runs.load`."""
         return cls(*runs.load(workdir, options, frame=frame))
 
+    def __repr__(self) -> str:
+        config, dataset = self._experiment.config, self._experiment.split.dataset
+        return (
+            f"Recommender({config['model']['name']} on {dataset.name}: "
+            f"{dataset.num_users:,} users, {dataset.num_items:,} items)"
+        )
+
     def recommend(
         self,
         users: Iterable[Any] | None = None,
         *,
         histories: Any = None,
         columns: Sequence[str] = (),
-        k: int = 10,
+        k: int | None = None,
         filter_seen: bool = True,
         allowed: Iterable[Any] | None = None,
         forbidden: Iterable[Any] | None = None,
@@ -98,7 +107,8 @@ class Recommender:
             of items, oldest first, or a table of interactions, in memory or a file.
             They are taken in place of what the log has.
           columns: of the histories' table: see `histories.read`.
-          k: items for each user; fewer where fewer are left.
+          k: items for each user, fewer where fewer are left; None for 10, or for all
+            where the log has fewer.
           filter_seen: leave out what the user has had already.
           allowed: the items that may be recommended; None for all.
           forbidden: items that are not.
@@ -106,15 +116,14 @@ class Recommender:
         Returns:
           A DataFrame in the users' order, of columns user, rank (from 1), item, score
           and source: "model" (the score is the logit, to be compared within a user
-          only) or "popularity" (training interactions). Its `attrs["report"]` counts
-          the users, those without a history, and the ids of histories, allowed and
-          forbidden that the model does not know.
+          only) or "popularity" (training interactions). Its `attrs["report"]` has k,
+          and counts the users, those without a history, the lists that are shorter than
+          k, and the ids of histories, allowed and forbidden that the model does not
+          know.
 
         Raises:
           InputError: an unknown user, a k outside 1..num_items, or nothing allowed.
         """
-        import pandas as pd
-
         parts = self.stream(
             users,
             histories=histories,
@@ -124,7 +133,7 @@ class Recommender:
             allowed=allowed,
             forbidden=forbidden,
         )
-        return pd.concat(list(parts), ignore_index=True)
+        return _joined(parts)
 
     def stream(
         self,
@@ -132,7 +141,7 @@ class Recommender:
         *,
         histories: Any = None,
         columns: Sequence[str] = (),
-        k: int = 10,
+        k: int | None = None,
         filter_seen: bool = True,
         allowed: Iterable[Any] | None = None,
         forbidden: Iterable[Any] | None = None,
@@ -140,26 +149,25 @@ class Recommender:
     ) -> Iterator["pd.DataFrame"]:
         """As `recommend`, a DataFrame for some thousand users at a time.
 
+        The report counts the short lists so far.
+
         Args:
           on_progress: called after each part with the number of users done and in all.
         """
         k = self._checked_k(k)
         source, user_N, report = self._request(users, histories, columns)
         is_allowed_V, counts = self._catalogue(allowed, forbidden)
-        report |= counts
 
         def part(user_N: np.ndarray) -> "pd.DataFrame":
-            frame = self._user_part(source, user_N, k, filter_seen, is_allowed_V)
-            frame.attrs["report"] = report
-            return frame
+            return self._user_part(source, user_N, k, filter_seen, is_allowed_V)
 
-        return _parts(part, user_N, _part_size(k), on_progress)
+        return _parts(part, user_N, {"k": k, **report, **counts}, on_progress)
 
     def similar(
         self,
         items: Iterable[Any] | None = None,
         *,
-        k: int = 10,
+        k: int | None = None,
         measure: str = "cosine",
         allowed: Iterable[Any] | None = None,
         forbidden: Iterable[Any] | None = None,
@@ -173,30 +181,29 @@ class Recommender:
 
         Args:
           items: the caller's ids; None for every item.
-          k: neighbours of each, itself not counted; fewer where fewer are left.
+          k: neighbours of each, itself not counted; as in `recommend`.
           measure: "cosine" or "dot".
           allowed, forbidden: as in `recommend`, of the neighbours.
 
         Returns:
           A DataFrame of columns item, rank (from 1), neighbour, score, in the items'
-          order; equal scores in the order of the items of the log.
+          order; equal scores in the order of the items of the log. Its
+          `attrs["report"]` counts the items in place of users.
 
         Raises:
           InputError: an unknown item or measure, a k outside 1..num_items, or nothing
             allowed.
         """
-        import pandas as pd
-
         parts = self.stream_similar(
             items, k=k, measure=measure, allowed=allowed, forbidden=forbidden
         )
-        return pd.concat(list(parts), ignore_index=True)
+        return _joined(parts)
 
     def stream_similar(
         self,
         items: Iterable[Any] | None = None,
         *,
-        k: int = 10,
+        k: int | None = None,
         measure: str = "cosine",
         allowed: Iterable[Any] | None = None,
         forbidden: Iterable[Any] | None = None,
@@ -208,20 +215,17 @@ class Recommender:
             raise InputError(
                 f"the measure must be one of {', '.join(MEASURES)}: got {measure!r}."
             )
-        is_allowed_V, report = self._catalogue(allowed, forbidden)
+        is_allowed_V, counts = self._catalogue(allowed, forbidden)
         item_N = self._item_positions(items) + 1
         table_VD = self._table_VD
         if measure == "cosine":
             table_VD = serving.unit_rows(table_VD)
 
-        report = {"items": len(item_N), **report}
-
         def part(item_N: np.ndarray) -> "pd.DataFrame":
-            frame = self._item_part(table_VD, item_N, k, is_allowed_V)
-            frame.attrs["report"] = report
-            return frame
+            return self._item_part(table_VD, item_N, k, is_allowed_V)
 
-        return _parts(part, item_N, _part_size(k), on_progress)
+        report = {"k": k, "items": len(item_N), **counts}
+        return _parts(part, item_N, report, on_progress)
 
     def item_embeddings(self, items: Iterable[Any] | None = None) -> Embeddings:
         """The item embeddings that score the hidden states.
@@ -262,7 +266,7 @@ class Recommender:
         return Embeddings(user_ids[user_N], np.concatenate(parts))
 
     def lists(
-        self, holdout: Holdout, *, k: int = 10, filter_seen: bool = True
+        self, holdout: Holdout, *, k: int | None = None, filter_seen: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """What would have been shown after the histories of held-out rows.
 
@@ -294,8 +298,10 @@ class Recommender:
     def _table_VD(self) -> Array:
         return self._experiment.encoder.apply({"params": self._params}, method="table")
 
-    def _checked_k(self, k: int) -> int:
+    def _checked_k(self, k: int | None) -> int:
         num_items = len(self._items.id_N)
+        if k is None:
+            return min(DEFAULT_K, num_items)
         is_number = isinstance(k, Integral) and not isinstance(k, bool)
         if not is_number or not 1 <= k <= num_items:
             raise InputError(
@@ -358,9 +364,10 @@ class Recommender:
             ids = ids if isinstance(ids, str) else list(ids)
             position_N = self._items.positions(ids)
             is_known_N = position_N >= 0
-            if len(ids) and not is_known_N.any():
+            # To forbid what the model does not know does no harm.
+            if value and len(ids) and not is_known_N.any():
                 raise InputError(
-                    f"none of the {len(ids)} {name} items is an item of the log: got "
+                    f"none of the {len(ids)} allowed items is an item of the log: got "
                     f"{ids[:3]}. Its items are such as {self._items.id_N[:3].tolist()}."
                 )
             is_allowed_V[position_N[is_known_N] + 1] = value
@@ -460,15 +467,31 @@ class Recommender:
 def _parts(
     part: Callable[[np.ndarray], "pd.DataFrame"],
     position_N: np.ndarray,
-    size: int,
+    report: dict[str, Any],
     on_progress: Callable[[int, int], Any] | None,
 ) -> Iterator["pd.DataFrame"]:
-    """One frame for each `size` positions, and one for none."""
-    total = len(position_N)
+    """One frame for each few positions, and one for none, with the report so far."""
+    total, k, num_short = len(position_N), report["k"], 0
+    size = _part_size(k)
     for first in range(0, max(1, total), size):
-        yield part(position_N[first : first + size])
+        frame = part(position_N[first : first + size])
+        done = min(first + size, total)
+        # A list of k items has one of rank k.
+        num_short += done - first - int((frame["rank"] == k).sum())
+        frame.attrs["report"] = {**report, "lists_shorter_than_k": num_short}
+        yield frame
         if on_progress is not None:
-            on_progress(min(first + size, total), total)
+            on_progress(done, total)
+
+
+def _joined(parts: Iterable["pd.DataFrame"]) -> "pd.DataFrame":
+    """All parts as one frame, with the report of the last."""
+    import pandas as pd
+
+    frames = list(parts)
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs = frames[-1].attrs
+    return frame
 
 
 def _part_size(k: int) -> int:

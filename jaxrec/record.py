@@ -49,7 +49,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{path} cannot be read: {error}. Restore it, or choose another --workdir."
+            f"{path} cannot be read: {error}. Restore it, or choose another workdir."
         ) from None
 
 

@@ -109,7 +109,7 @@ def add_comparison(found: Findings, *, group: bool) -> None:
 def check_output(path: Path) -> None:
     """Raises InputError unless a page can be written there."""
     if path.suffix != ".html":
-        raise InputError(f"--output must end in .html: got {path}.")
+        raise InputError(f"the page's file must end in .html: got {path}.")
     check_place(path)
 
 

@@ -75,7 +75,8 @@ def sampled_ranks(
     if num_pool < num_negatives:
         raise InputError(
             f"sampled metrics draw {num_negatives} items for each row: the training "
-            f"part of {split.dataset.name} has {num_pool}. Leave out --sampled."
+            f"part of {split.dataset.name} has {num_pool}. Leave out --sampled "
+            "(in Python with_sampled=True)."
         )
     start_N = split.dataset.offsets[holdout.user]
     longest = int((holdout.end - start_N).max())

@@ -30,6 +30,7 @@ from jaxrec.checkpoint import Checkpoints
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.experiment import Experiment
 from jaxrec.loop import Run, interruptible
+from jaxrec.metrics import parse
 from jaxrec.ranking import Ranks
 from jaxrec.recommend import Recommender
 from jaxrec.writers import (
@@ -42,14 +43,25 @@ from jaxrec.writers import (
 )
 
 
+class Result(dict):
+    """What result.json holds, shown by its metrics: all of it is a page."""
+
+    def __repr__(self) -> str:
+        means = ", ".join(f"{name} {mean:.4f}" for name, mean in self["test"].items())
+        return (
+            f"{self['dataset']}, {self['method']}, seed {self['seed']}: test {means}\n"
+            f"keys: {', '.join(self)}"
+        )
+
+
 def train(
     settings: Mapping,
     workdir: str | Path | None = None,
     *,
     frame: Any = None,
     resume: bool = False,
-    log: Callable[[str], None] = print,
-) -> dict:
+    log: Callable[[str], None] | None = print,
+) -> "Result":
     """Trains to the early stop, restores the best epoch and ranks the test part.
 
     Args:
@@ -58,10 +70,10 @@ def train(
       workdir: the run's folder; by default runs/<data>-<method>-seed<seed>.
       frame: a table of interactions in memory, in place of data.name or data.path.
       resume: go on with the run in workdir, to the bits it would have had.
-      log: takes lines of text.
+      log: takes lines of text; None for none.
 
     Returns:
-      What result.json holds.
+      What result.json holds, which shows itself by its metrics.
 
     Raises:
       InputError: a wrong option or value, or a workdir that holds another run.
@@ -69,12 +81,13 @@ def train(
       KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after saving.
     """
     began = time.monotonic()
+    log = log or (lambda line: None)
     built = experiment.build(settings, frame)
     folder = Path(workdir or workdirs.default(built))
     standing = workdirs.standing(folder, built, resume=resume)
     if standing == workdirs.FINISHED:
         log(f"{folder} is finished; nothing is left to do")
-        return record.read_json(folder / "result.json")
+        return Result(record.read_json(folder / "result.json"))
     log(describe(built, folder))
     with interruptible() as interrupted, ExitStack() as stack:
         run = Run(built, began)
@@ -88,7 +101,7 @@ def train(
         for writer in writers:
             stack.callback(writer.close)
         params = run.fit(writers, interrupted)
-    return conclude(run, params, folder, log)
+    return Result(conclude(run, params, folder, log))
 
 
 def describe(built: Experiment, workdir: Path) -> str:
@@ -112,9 +125,23 @@ def describe(built: Experiment, workdir: Path) -> str:
             f"{built.split.sha256()[:12]}, of data {stats['sha256'][:12]}{counted}",
             *(f"chosen   {name}: {why}" for name, why in built.chosen.items()),
             *(f"broken   {line}" for line in ledger.lines(stats.get("broken", {}))),
+            *(f"remark   {line}" for line in remarks(built)),
             f"workdir  {workdir}",
         ]
     )
+
+
+def remarks(built: Experiment) -> list[str]:
+    """What a person should know of the log, and of the metrics on it, a line each."""
+    num_items = built.split.dataset.num_items
+    full = [name for name in built.evaluation.metrics if parse(name)[1] >= num_items]
+    found = [*data.statistics(built.split).get("remarks", [])]
+    if full:
+        found.append(
+            f"{', '.join(full)}: the log has {num_items:,} items, and a list of as "
+            "many leaves none out"
+        )
+    return found
 
 
 def open_writers(run: Run, workdir: Path, log: Callable[[str], None]) -> list[Writer]:

@@ -45,12 +45,15 @@ def standing(workdir: Path, built: Experiment, *, resume: bool) -> str:
     if not (is_finished or has_saved):
         check_is_free(workdir)
         if resume:
-            raise InputError(f"there is no run to resume in {workdir}: drop --resume.")
+            raise InputError(
+                f"there is no run to resume in {workdir}: drop --resume (in Python "
+                "resume=True)."
+            )
         return NEW
     if not resume:
         raise InputError(
-            f"{workdir} holds a run already. Add --resume to go on with it, or choose "
-            "another --workdir."
+            f"{workdir} holds a run already. Add --resume (in Python resume=True) to "
+            "go on with it, or choose another workdir."
         )
     check_options(workdir, built.config)
     check_data(workdir, built)
@@ -72,7 +75,8 @@ def begin(workdir: Path, built: Experiment) -> None:
         record.write_json(workdir / "config.json", built.config)
     except OSError as error:
         raise InputError(
-            f"--workdir {workdir} cannot be written: {error.strerror}. Choose another."
+            f"the workdir {workdir} cannot be written: {error.strerror}. Choose "
+            "another."
         ) from None
 
 
@@ -84,12 +88,12 @@ def check_is_free(workdir: Path) -> None:
         names = {path.name for path in workdir.iterdir()} if workdir.exists() else set()
     except OSError as error:
         raise InputError(
-            f"--workdir {workdir} cannot be used: {error.strerror}. Choose another."
+            f"the workdir {workdir} cannot be used: {error.strerror}. Choose another."
         ) from None
     if strange := sorted(names - ours)[:3]:
         raise InputError(
             f"{workdir} is not empty, and holds no run of ours: {', '.join(strange)}. "
-            "Choose another --workdir."
+            "Choose another workdir."
         )
 
 
@@ -108,7 +112,7 @@ def check_options(workdir: Path, settings: Mapping) -> None:
         raise InputError(
             f"the run in {workdir} was started with other options: "
             f"{'; '.join(differences) or 'its config.json is gone'}. Give the same "
-            "ones, or another --workdir."
+            "ones, or another workdir."
         )
 
 
@@ -119,6 +123,6 @@ def check_data(workdir: Path, built: Experiment) -> None:
     if old != new:
         raise InputError(
             f"the run in {workdir} was started on other data: its split has the hash "
-            f"{old[:12]}, this one {new[:12]}. Restore the file, or set "
-            "--config.data.path to where it is."
+            f"{old[:12]}, this one {new[:12]}. Restore the file, or set data.path to "
+            "where it is."
         )

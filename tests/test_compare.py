@@ -178,6 +178,26 @@ def test_verdicts_follow_the_corrected_p(tmp_path):
     assert turned["difference"] == -1
 
 
+def test_a_table_has_a_block_a_metric_and_no_name_twice_in_a_line(tmp_path):
+    names = [f"a_method_of_some_length_{n}" for n in range(3)]
+    rank_RN = [np.ones(60, int), np.full(60, 30), np.r_[np.full(58, 30), 3, 4]]
+    runs = [
+        write_run(tmp_path / name, rank_N, method=name)
+        for name, rank_N in zip(names, rank_RN, strict=True)
+    ]
+    result = compare.compare(runs, metrics=["hr@10", "mrr@10"], num_samples=999)
+    *_, first, second = compare.table(result).split("\n\n")
+    for block, metric in ((first, "hr@10"), (second, "mrr@10")):
+        head, *lines = block.splitlines()
+        assert head.startswith(f"{metric} ") and head.endswith("  better")
+        better = [line.rpartition("  ")[2] for line in lines]
+        assert better == ["first", "first", "not shown"]
+        assert all(line.count(name) <= 1 for line in lines for name in names)
+        assert max(map(len, lines)) <= 2 * len(f"{names[0]}-seed0") + 60
+    turned = compare.compare(runs[1::-1], metrics=["hr@10"], num_samples=999)
+    assert compare.table(turned).endswith("  second")
+
+
 def test_parts_and_unfiltered_ranks(tmp_path):
     filtered_N = ranks_of(0)
     unfiltered_N = np.minimum(filtered_N + 7, NUM_ITEMS)

@@ -39,7 +39,8 @@ def read(source, columns=(), **changes):
 
 
 def test_a_mapping_keeps_its_order_and_its_empty_users():
-    given = {"zoe": ["tea", "ham", "tea"], "ann": [], "bob": ("nut", "jam", "oat")}
+    in_turn = (item for item in ("nut", "jam", "oat"))
+    given = {"zoe": ["tea", "ham", "tea"], "ann": [], "bob": in_turn}
     dataset = read(given)
     assert list(per_user(dataset).items()) == [
         ("zoe", ["tea", "ham", "tea"]),
@@ -80,10 +81,24 @@ def test_columns_of_another_name_and_a_file(tmp_path):
     path = tmp_path / "new.csv"
     path.write_text("when,sku,who\n2024-01-02,tea,9\n2024-01-01,ham,9\n")
     assert per_user(read(path, columns=("who", "sku", "when"))) == {9: ["ham", "tea"]}
-    with pytest.raises(InputError, match="histories: .*'user'.*--columns"):
+    with pytest.raises(InputError, match="histories: .*'user'.*--columns") as raised:
         read(path)
-    with pytest.raises(InputError, match="there is no file .*none.csv"):
+    assert "data.user" not in str(raised.value)  # that is of the run's log
+    # Where no column is missing, nothing is said of columns.
+    with pytest.raises(InputError, match="histories: there is no file .*none.csv.$"):
         read(tmp_path / "none.csv")
+    with pytest.raises(InputError, match="histories: .* line 2: .*data.broken=skip.$"):
+        path.write_text("user,item,ts\na,,1\n")
+        read(path)
+
+
+def test_a_remark_on_a_file_is_kept(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("user;item;ts\na;tea;1\n")
+    dataset = read(path)
+    assert per_user(dataset) == {"a": ["tea"]}
+    (remark,) = dataset.report["remarks"]
+    assert "separated by ';'" in remark
 
 
 def test_a_table_is_filtered_like_the_log_was():
@@ -128,8 +143,10 @@ def test_broken_rows_are_what_they_were_for_the_log(tmp_path):
 @pytest.mark.parametrize(
     ("source", "columns", "message"),
     [
-        ({"a": "tea"}, (), "'a' has 'tea'"),
-        ({"a": 3}, (), "map an id to a list"),
+        ({"a": "tea"}, (), "be a list of items, oldest first: that of 'a' is 'tea'.$"),
+        ({"a": 3}, (), "be a list of items, oldest first: that of 'a' is 3.$"),
+        ({"a": ["tea"], "b": {"tea"}}, (), "that of 'b' is a set, which has none. Gi"),
+        ({"a": frozenset()}, (), "that of 'a' is a frozenset"),
         (pd.DataFrame({"user": ["a"]}), "user,item", "columns must name"),
         (pd.DataFrame({"user": ["a"]}), ("user",), "columns must name"),
         (["tea"], (), "expected a pandas DataFrame"),

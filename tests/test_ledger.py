@@ -71,6 +71,15 @@ def test_rows_are_counted_by_kind():
     }
 
 
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_remarks_are_in_the_report(policy):
+    ledger = Ledger(policy)
+    without = ledger.report()
+    ledger.remark("it is odd")
+    ledger.remark("it is late")
+    assert ledger.report() == without | {"remarks": ["it is odd", "it is late"]}
+
+
 def test_more_broken_rows_than_others_are_another_table():
     ledger = Ledger("skip")
     ledger.reject("is odd", 5, [1], FILE)

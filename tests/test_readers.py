@@ -1,5 +1,6 @@
 """Files and frames to Datasets, against loops over Python lists and literal files."""
 
+import bz2
 import datetime
 import decimal
 import gzip
@@ -176,17 +177,28 @@ def test_iso_times_become_seconds(write):
     path = write(
         "log.csv",
         "user,item,timestamp\n1,1,2015-01-02T03:04:05Z\n1,2,2015-01-02\n"
-        "1,3,2015-01-02 03:04:05+02:00\n1,4,1969-12-31T23:59:58Z\n",
+        "1,3,2015-01-02 03:04:05+02:00\n1,4,1969-12-31T23:59:58Z\n"
+        "1,5,2015-01-02 03:04:06 UTC\n1,6,2015-01-02 03:04:06.5 UTC\n",
     )
     log = readers.encode(readers.read(path))
-    assert log.timestamps.dtype == np.int64
     assert log.timestamps.tolist() == [
         -2,
         utc(2015, 1, 2),
         utc(2015, 1, 2, 1, 4, 5),
         utc(2015, 1, 2, 3, 4, 5),
+        utc(2015, 1, 2, 3, 4, 6),
+        utc(2015, 1, 2, 3, 4, 6) + 0.5,
     ]
-    assert log.items.tolist() == [4, 2, 3, 1]
+    assert log.items.tolist() == [4, 2, 3, 1, 5, 6]
+
+
+def test_whole_seconds_are_integers(write):
+    log = readers.encode(
+        pd.DataFrame({"user": 1, "item": 1, "timestamp": times(write, ["2015-01-02"])})
+    )
+    assert log.timestamps.dtype == np.int64
+    with pytest.raises(InputError, match="got '2015-01-02T03:04:05.01:00 UTC'"):
+        times(write, ["2015-01-02T03:04:05+01:00 UTC"])  # which of the two?
 
 
 def test_the_order_of_times_is_kept_below_what_seconds_can_hold(write):
@@ -344,12 +356,41 @@ def test_a_short_row_is_found_in_an_earlier_chunk(write, monkeypatch):
         readers.read(path)
 
 
-def test_a_compressed_file(write):
-    path = write("a.txt.gz", gzip.compress(b"1 2\n"))
-    with pytest.raises(
-        InputError, match=r"line 1: not UTF-8 text \(to be converted, or unpacked\)"
-    ):
-        readers.read(path, format="text")
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [("gz", gzip.compress), ("BZ2", bz2.compress)]
+)
+def test_a_packed_file_is_the_file(write, monkeypatch, suffix, pack):
+    """Also where rows are broken, quoted over lines, or padded numbers."""
+    monkeypatch.setattr(delimited, "_CHUNK_BYTES", 11)
+    content = 'user,item,timestamp\n1,"a\nb",3\n2,1\n\n007,x,4\n9,y,z\n4,5,6\n'
+    plain = skip(write("log.csv", content))
+    assert plain[0] == [("1", "a\nb", 3), ("007", "x", 4), ("4", "5", 6)]
+    assert [kind["first_lines"] for kind in plain[1]["broken"].values()] == [[4], [7]]
+    assert skip(write(f"log.csv.{suffix}", pack(content.encode()))) == plain
+    path = write(f"log.tsv.{suffix}", pack(b"user\titem\n1\t2\n"))
+    assert rows(readers.read(path, time="")) == [(1, 2)]
+    path = write(f"log.txt.{suffix}", pack(b"1 2\n3\n"))
+    with pytest.raises(InputError, match=f"log.txt.{suffix}, line 2: expected 'user i"):
+        readers.read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt.gz", b"1 2\n", "a.txt.gz cannot be read: Not a gzipped file"),
+        ("a.txt.bz2", b"1 2\n", "a.txt.bz2 cannot be read: Invalid data stream"),
+        ("a.txt.gz", gzip.compress(b"1 2\n" * 99)[:-9], "cannot be read: Compressed"),
+        (
+            "a.csv.xz",
+            b"1,2\n",
+            "unknown format '.xz'.* text may be packed: .gz or .bz2",
+        ),
+    ],
+    ids=["not gzip", "not bzip2", "cut off", "xz"],
+)
+def test_a_packed_file_that_cannot_be_unpacked(write, name, content, message):
+    with pytest.raises(InputError, match=message):
+        readers.read(write(name, content))
 
 
 def test_a_bad_rating(write):
@@ -375,17 +416,38 @@ def test_a_missing_column_lists_the_nearest_first(write):
 @pytest.mark.parametrize(
     "header, message",
     [
-        ("user;item;timestamp", "user;item;timestamp. They look separated by ';': Wr"),
-        (
-            "user\titem\ttimestamp",
-            r"separated by '\\t': Say data.format=tsv.$",
-        ),
-        ("user, item, timestamp", "column 'item', .* nearest first: ' item', ' timest"),
+        ("user;item;timestamp", "They look separated by ';': read .* data.format=csv"),
+        ("user,item,timestamp", "They look separated by ',': read .* data.format=csv"),
+        ("user\t item\t timestamp", "column 'item', .* nearest first: ' item', ' time"),
     ],
 )
 def test_a_header_of_another_separator_or_with_spaces(write, header, message):
     with pytest.raises(InputError, match=message):
-        readers.read(write("a.csv", f"{header}\n"))
+        readers.read(write("a.tsv", f"{header}\n"))
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_a_csv_is_separated_as_its_header_is(write, separator):
+    content = '"user";x;item;timestamp\n1;"3,5;y";2;5\n7;"a\nb";8;6\n3;4\n'
+    found, report = skip(write("log.csv", content.replace(";", separator)))
+    assert found == [(1, 2, 5), (7, 8, 6)]
+    (remark,) = report.pop("remarks")
+    assert remark == f"the fields of the file are separated by {separator!r}"
+    assert report == kinds(**{FIELDS.replace("3", "4"): [5]})
+
+
+def test_a_csv_with_commas_may_have_semicolons(write):
+    found, report = skip(write("log.csv", "user,a;b;c;d;e,item\n1,;,2\n"), time="")
+    assert found == [(1, 2)] and "remarks" not in report
+
+
+def test_a_csv_without_the_columns_shows_them_cut(write):
+    """By the separator that finds most of them."""
+    path = write("log.csv", "who, if known;what;when\n")
+    with pytest.raises(
+        InputError, match="first: when, who, if known, what. Say data.u"
+    ):
+        readers.read(path)
 
 
 def test_no_such_file_or_a_folder(tmp_path):
@@ -1015,7 +1077,7 @@ def test_ids_that_cannot_be_told_apart(ids, message):
 
 
 def test_encode_refuses_nothing_at_all():
-    with pytest.raises(InputError, match="no rows of unnamed are left"):
+    with pytest.raises(InputError, match="unnamed has no rows: expected interactions"):
         readers.encode(pd.DataFrame({"user": [], "item": []}))
 
 
@@ -1059,8 +1121,46 @@ def test_build_runs_the_filters_in_order_and_reports():
         "rows_duplicate": 1,
         "rows_outside_core": 0,
     }
-    with pytest.raises(InputError, match="no rows of n are left: .*'rows_read': 7"):
-        readers.build(frame, name="n", min_user=9)
+    message = (
+        "^no rows of n are left: of 7 rows, 1 below min rating, 6 outside core. Lower"
+    )
+    with pytest.raises(InputError, match=message):
+        readers.build(frame, name="n", min_rating=3, min_user=9)
+
+
+@pytest.mark.parametrize(
+    ("times", "share"),
+    [
+        # Users a and b in turn: of a's three steps, and of b's one, how many are ties?
+        ([5, 5, 5, 5, 5, 5], "100%"),
+        ([1, 1, 1, 1, 1, 2], "75%"),
+        ([1, 1, 1, 2, 2, 2], None),  # two of four are not most
+        ([1, 2, 2, 1, 3, 4], None),  # across users they are no ties
+        (None, None),
+    ],
+)
+def test_times_that_leave_the_order_to_the_rows_are_remarked_on(times, share):
+    frame = pd.DataFrame({"user": list("abaaab"), "item": range(6)})
+    if times is not None:
+        frame["timestamp"] = times
+    remarks = readers.build(frame).report.get("remarks", [])
+    assert [line.split()[0] for line in remarks] == ([share] if share else [])
+
+
+def test_an_id_as_long_as_a_page_is_named_with_its_row(monkeypatch):
+    """Three ids of at most 300 characters of 4 bytes take 3,600 bytes."""
+    ids = ["ann", "bob", "x" * 300, "ann"]
+    frame = pd.DataFrame({"user": ids, "item": 1, "rating": [1, 2, 2, 2]})
+    frame, _ = readers.filter_rating(frame, 2)
+    monkeypatch.setattr(columns, "_ID_BYTES", 3600)
+    assert readers.encode(frame).user_ids[-1] == "x" * 300
+    monkeypatch.setattr(columns, "_ID_BYTES", 3599)
+    message = "column 'user' has an id of 300 characters, 'x{40}'.*, in row 2 "
+    for given in (frame, frame.astype({"user": "category"})):
+        with pytest.raises(InputError, match=message):
+            readers.encode(given)
+    monkeypatch.setattr(columns, "_LONG_ID", 300)
+    assert readers.encode(frame).num_users == 3
 
 
 def test_nearest_first_ignores_case():

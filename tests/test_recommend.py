@@ -87,6 +87,11 @@ def test_some_users_some_items_seen_ones_too(ask, recommender, tmp_path):
     assert table["user"].tolist() == [105, 105, 102, 102]
     same(table, expected.astype({"source": str}))
     assert "1 allowed items are not in the log, 3 are" in said.out
+    assert "fewer than" not in said.out
+    everyone, said = ask("--k", "25", "--forbid", "sold out")
+    assert everyone["item"].nunique() == 25
+    assert "40 of 40 users get fewer than 25 items: no more are left" in said.out
+    assert "1 forbidden items are not in the log, 0 are" in said.out
 
 
 def test_new_users_from_a_file(ask, recommender, tmp_path):
@@ -129,6 +134,20 @@ def test_neighbours_of_items(ask, recommender):
 def test_wrong_flags_are_answered_in_one_line(ask, flags, message):
     with pytest.raises(InputError, match=message):
         ask(*flags)
+
+
+def test_what_was_not_asked_for_is_said_in_a_line():
+    report = {"k": 3, "items": 1200, "lists_shorter_than_k": 1100}
+    assert recommend.summary(report, asked_k=3) == [
+        "1,100 of 1,200 items get fewer than 3 items: no more are left for them"
+    ]
+    report = {"k": 3, "users": 9, "lists_shorter_than_k": 0, "remarks": ["is odd"]}
+    assert recommend.summary(report, asked_k=None) == [
+        "k is 3, not 10: the log has no more items",
+        "histories: is odd",
+    ]
+    report = {"k": 10, "users": 9, "lists_shorter_than_k": 0}
+    assert recommend.summary(report, asked_k=None) == []
 
 
 def test_a_file_of_ids_needs_its_sign(ask, tmp_path):

@@ -36,7 +36,7 @@ ITEMS = sorted(FRAME["item"].unique())
 HISTORIES = FRAME.groupby("user")["item"].apply(list).to_dict()
 
 
-def make(model="sasrec", batch_size=16, **changes):
+def make(model="sasrec", batch_size=16, frame=FRAME, **changes):
     """An untrained model, which recommends by the same arithmetic as a trained one."""
     settings = {
         "method": model,
@@ -47,7 +47,7 @@ def make(model="sasrec", batch_size=16, **changes):
         "train": {"max_length": 5},
         "eval": {"batch_size": batch_size, "metrics": ("ndcg@10",)},
     }
-    built = experiment.build(settings, FRAME)
+    built = experiment.build(settings, frame)
     params = jax.jit(lambda: steps.init_state(built.recipe).params)()
     return Recommender(built, {**params, **changes})
 
@@ -103,7 +103,12 @@ def test_recommendations_are_ranked_unseen_and_in_the_callers_ids(sasrec):
     for _, of_user in recs.groupby("user"):
         assert of_user["rank"].tolist() == [1, 2, 3, 4, 5]
         assert (np.diff(of_user["score"]) <= 0).all()
-    assert recs.attrs["report"] == {"users": 40, "users_without_history": 0}
+    assert recs.attrs["report"] == {
+        "k": K,
+        "users": 40,
+        "users_without_history": 0,
+        "lists_shorter_than_k": 0,
+    }
 
 
 def test_lists_and_ranks_are_of_one_mind(recommender):
@@ -150,6 +155,44 @@ def test_neither_parts_nor_batches_change_a_recommendation(sasrec, monkeypatch):
     assert done == [(9, 40), (18, 40), (27, 40), (36, 40), (40, 40)]
     pd.testing.assert_frame_equal(pd.concat(parts, ignore_index=True), expected)
     pd.testing.assert_frame_equal(make(batch_size=3).recommend(k=K), expected)
+
+
+def test_users_who_get_fewer_are_counted(sasrec, monkeypatch):
+    """Seven items are allowed: whoever has had three of them gets four, not five."""
+    allowed = ITEMS[3:10]
+    left = [len(set(allowed) - set(HISTORIES[user])) for user in sorted(HISTORIES)]
+    num_short = sum(n < K for n in left)
+    assert 0 < num_short < 40
+    recs = sasrec.recommend(k=K, allowed=allowed)
+    assert len(recs) == sum(min(n, K) for n in left)
+    assert recs.attrs["report"]["lists_shorter_than_k"] == num_short
+    monkeypatch.setattr("jaxrec.recommender._PART_USERS", 9)
+    parts = sasrec.stream(k=K, allowed=allowed)
+    found = [part.attrs["report"]["lists_shorter_than_k"] for part in parts]
+    assert found == [sum(n < K for n in left[:done]) for done in (9, 18, 27, 36, 40)]
+    # A user without a history too; of the items, those that are allowed themselves.
+    recs = sasrec.recommend(histories={"a": []}, k=K, allowed=ITEMS[:2])
+    assert len(recs) == 2 and recs.attrs["report"]["lists_shorter_than_k"] == 1
+    near = sasrec.similar(k=K, allowed=ITEMS[:K])
+    assert near.attrs["report"]["lists_shorter_than_k"] == K
+
+
+def test_the_default_k_is_ten_or_the_catalogue(sasrec):
+    recs = sasrec.recommend(["u00"])
+    assert len(recs) == 10 and recs.attrs["report"]["k"] == 10
+    small = make(frame=FRAME[FRAME["item"] < "i08"])
+    recs = small.recommend(histories={"new": ["i01"]})
+    assert recs["item"].nunique() == len(recs) == 7
+    assert recs.attrs["report"]["k"] == 8
+    assert len(small.similar(["i01"])) == 7
+    test = small._experiment.split.test
+    assert small.lists(test)[1].shape == (len(test.user), 8)
+    with pytest.raises(InputError, match="k must be in 1..8, .* got 10"):
+        small.recommend(k=10)
+
+
+def test_a_recommender_says_what_it_is(sasrec):
+    assert repr(sasrec) == "Recommender(sasrec on toy: 40 users, 25 items)"
 
 
 def test_a_history_is_worth_what_the_log_is(recommender):
@@ -227,6 +270,11 @@ def test_allowed_and_forbidden_items(sasrec):
     report = recs.attrs["report"]
     assert report["allowed_items"] == 4 and report["allowed_items_unknown"] == 1
     assert report["forbidden_items"] == 1 and report["forbidden_items_unknown"] == 1
+    # To forbid what the model does not know changes nothing.
+    strange = sasrec.recommend([user], k=K, forbidden=["sold out"])
+    assert strange["item"].tolist() == everything[:K]
+    report = strange.attrs["report"]
+    assert report["forbidden_items"] == 0 and report["forbidden_items_unknown"] == 1
     without = sasrec.recommend([user], k=K, forbidden=everything[:2])
     assert without["item"].tolist() == everything[2 : 2 + K]
 

@@ -245,6 +245,36 @@ def test_full_cross_entropy_beats_bce_with_one_negative(tmp_path):
     assert result["ce"]["test"]["ndcg@10"] > 2 * floor
 
 
+def test_what_is_odd_about_the_log_is_remarked_on(tmp_path, frame):
+    config = settings()
+    config["eval"] = {"metrics": ("hr@79", "hr@80", "hr@100"), "monitor": "hr@79"}
+    built = build(config, frame)
+    num_items = built.split.dataset.num_items
+    assert num_items == 80 and "remarks" not in data.statistics(built.split)
+    shown = "remark   hr@80, hr@100: the log has 80 items, and a list of as many leaves"
+    assert shown in train.describe(built, tmp_path)
+    config["eval"] = {"metrics": ("hr@10",), "monitor": "hr@10"}
+    assert "remark" not in train.describe(build(config, frame), tmp_path)
+    built = build(config, frame.assign(timestamp=0))
+    (remark,) = data.statistics(built.split)["remarks"]
+    assert remark.startswith("100% of items have the same time as the user's item be")
+    assert f"\nremark   {remark}\n" in train.describe(built, tmp_path)
+
+
+def test_without_a_log_nothing_is_said(tmp_path, frame, capsys):
+    config = settings(max_epochs=1, show_users=2)
+    result = train.train(config, tmp_path / "run", frame=frame, log=None)
+    assert capsys.readouterr() == ("", "")
+    means = ", ".join(f"{name} {mean:.4f}" for name, mean in result["test"].items())
+    first, second = repr(result).splitlines()
+    assert first == f"tiny, sasrec_ce, seed 0: test {means}"
+    assert second == f"keys: {', '.join([*result])}"
+    again = train.train(
+        config, tmp_path / "run", frame=frame, log=None, resume=True
+    )  # read from the folder, it shows itself in the same way
+    assert repr(again) == repr(result)
+
+
 def test_a_workdir_is_never_overwritten(tmp_path, frame):
     workdir = tmp_path / "run"
     config = settings(max_epochs=1)
@@ -276,7 +306,7 @@ def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
     with pytest.raises(InputError, match="cat.jpg"):
         train.train(settings(), tmp_path / "photos", frame=frame, log=quiet)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="--workdir"):
+    with pytest.raises(InputError, match="workdir .* cannot be used"):
         train.train(settings(), tmp_path / "file", frame=frame, log=quiet)
 
 
