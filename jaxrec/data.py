@@ -82,14 +82,16 @@ def check_csr(items, offsets, num_users: int, num_items: int) -> None:
         raise InputError(
             f"offsets must run from 0 to {len(items)} (the number of interactions) in "
             f"{num_users + 1} entries (users + 1): got {len(offsets)} entries. "
-            "Build the Dataset with readers.encode()."
+            "Build the Dataset with preprocessing.encode()."
         )
     if np.any(np.diff(offsets) < 0):
-        raise InputError("offsets must not decrease. Build it with readers.encode().")
+        raise InputError(
+            "offsets must not decrease. Build it with preprocessing.encode()."
+        )
     if len(items) and (items.min() < 1 or items.max() > num_items):
         raise InputError(
             f"item ids must be in 1..{num_items}: got {items.min()}..{items.max()}. "
-            "Build the Dataset with readers.encode()."
+            "Build the Dataset with preprocessing.encode()."
         )
 
 

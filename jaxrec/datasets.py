@@ -10,6 +10,7 @@ from jaxrec import (
     delimited,
     download,
     ledger,
+    preprocessing,
     readers,
     signature,
     splits,
@@ -180,7 +181,7 @@ def load(
     else:
         name = name or "unnamed"
         table = readers.as_frame(frame, **names, ledger=rows)
-    return hold_out(readers.build(table, name=name, **filters, ledger=rows))
+    return hold_out(preprocessing.build(table, name=name, **filters, ledger=rows))
 
 
 def locate(name: str, path: str | os.PathLike = "") -> pathlib.Path:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import columns as tables
-from jaxrec import ledger, readers
+from jaxrec import ledger, preprocessing, readers
 from jaxrec.data import Dataset
 from jaxrec.errors import InputError
 from jaxrec.lookup import Lookup
@@ -110,7 +110,7 @@ def _from_table(
     length_U = np.zeros(len(user_ids), np.int64)
     if frame.empty:
         return _encode(user_ids, length_U, [], items, report)
-    log = readers.encode(frame, name="histories")
+    log = preprocessing.encode(frame, name="histories")
     length_U[log.user_ids] = log.lengths
     return _encode(user_ids, length_U, log.item_ids, items, report, log.items - 1)
 
@@ -142,15 +142,17 @@ def _read_table(
 def _filtered(frame: Any, data: Mapping[str, Any], report: dict) -> Any:
     """What the filters of the log leave of it; `report` takes the rows removed."""
     if data["min_rating"] is not None:
-        frame, report["rows_below_min_rating"] = readers.filter_rating(
+        frame, report["rows_below_min_rating"] = preprocessing.filter_rating(
             frame, data["min_rating"]
         )
     if data["events"]:
-        # Not `readers.filter_events`: a few histories need not have every event.
+        # Not `preprocessing.filter_events`: a few histories need not have every event.
         is_kept_I = frame["event"].astype(str).isin(data["events"]).to_numpy()
         report["rows_of_other_events"] = int((~is_kept_I).sum())
         frame = frame[is_kept_I]
-    frame, report["rows_duplicate"] = readers.drop_duplicates(frame, data["duplicates"])
+    frame, report["rows_duplicate"] = preprocessing.drop_duplicates(
+        frame, data["duplicates"]
+    )
     return frame
 
 

@@ -1,12 +1,9 @@
-"""From a file or a frame to a Dataset: read, filter, encode.
+"""From a file, or a table in memory, to a frame of interactions.
 
     frame = read("ratings.csv", user="userId", item="movieId", rating="rating")
-    frame, num_removed = filter_rating(frame, 4)
-    dataset = encode(frame, name="my-log")
 
-Every frame in between has the columns `user`, `item` and, where they are known,
-`timestamp`, `rating` and `event`, with nothing missing. A filter keeps the order of
-the rows and returns the number of rows that it removed; `build` runs them all.
+A frame has the columns `user`, `item` and, where they are known, `timestamp`, `rating`
+and `event`, with nothing missing; what becomes of it is in `preprocessing`.
 
 A row that cannot be used (fields that do not fit, an id missing, a time that is none)
 is an error, or is skipped and counted: see `ledger`.
@@ -17,9 +14,7 @@ import pathlib
 import warnings
 from typing import Any
 
-import numpy as np
-
-from jaxrec import columns, data, delimited
+from jaxrec import columns, delimited
 from jaxrec.columns import DataFrame, pandas
 from jaxrec.errors import InputError
 from jaxrec.ledger import Ledger, Origin
@@ -32,7 +27,6 @@ _FORMAT_OF_SUFFIX = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-_TIED_SHARE = 0.5  # of a user's consecutive items: more are worth a remark
 _CATEGORICAL = ("user", "item", "event")  # where they are strings: few are distinct
 
 
@@ -144,231 +138,6 @@ def as_frame(
     frame = columns.checked(frame, names, Origin("", "row"), ledger)
     ledger.check(len(frame), "the frame")
     return frame
-
-
-def filter_rating(frame: DataFrame, min_rating: float) -> tuple[DataFrame, int]:
-    """The rows of rating >= min_rating, and the number of rows removed."""
-    if "rating" not in frame:
-        raise InputError(
-            f"min_rating={min_rating} needs ratings, and this log has none. Say "
-            "data.rating=NAME with their column, or leave min_rating out."
-        )
-    is_kept_I = (frame["rating"] >= min_rating).to_numpy()
-    return frame[is_kept_I], int((~is_kept_I).sum())
-
-
-def filter_events(frame: DataFrame, events: tuple[str, ...]) -> tuple[DataFrame, int]:
-    """The rows of these events, and the number of rows removed.
-
-    Args:
-      frame: from `read`, `as_frame` or a filter.
-      events: their names; a value that is no string goes by its text.
-    """
-    if "event" not in frame:
-        raise InputError(
-            f"events={events} need a column of events, and this log has none. Say "
-            "data.event=NAME with their column, or leave events out."
-        )
-    code_I, kinds = columns.codes(frame["event"])
-    kinds = [*map(str, kinds.tolist())]
-    if unknown := [event for event in events if event not in kinds]:
-        count = np.bincount(code_I)
-        listed = ", ".join(f"{kinds[k]} ({count[k]:,})" for k in np.argsort(-count))
-        raise InputError(
-            f"no row is of the event {unknown[0]!r}; the events and their rows: "
-            f"{listed}. Correct data.events."
-        )
-    is_kept_I = np.isin(kinds, events)[code_I]
-    return frame[is_kept_I], int((~is_kept_I).sum())
-
-
-def drop_duplicates(frame: DataFrame, policy: str) -> tuple[DataFrame, int]:
-    """One row of each user-item pair, and the number of rows removed.
-
-    Args:
-      frame: from `read`, `as_frame` or a filter.
-      policy: "first" or "last" in time is kept; "keep" keeps every row.
-    """
-    pd = pandas()
-    if policy == "keep":
-        return frame, 0
-    if policy not in ("first", "last"):
-        raise InputError(f"duplicates must be keep, first or last: got {policy!r}.")
-    user_I, _ = columns.codes(frame["user"])
-    item_I, item_ids = columns.codes(frame["item"])
-    pair_I = user_I * len(item_ids) + item_I
-    order_I = np.arange(len(frame))
-    if "timestamp" in frame:
-        order_I = np.argsort(frame["timestamp"].to_numpy(), kind="stable")
-    is_kept_I = np.empty(len(frame), bool)
-    is_kept_I[order_I] = ~pd.Series(pair_I[order_I]).duplicated(keep=policy).to_numpy()
-    return frame[is_kept_I], int((~is_kept_I).sum())
-
-
-def k_core(frame: DataFrame, min_user: int, min_item: int) -> tuple[DataFrame, int]:
-    """The largest part whose users and items have enough rows, and the rows removed.
-
-    A removed row may leave its user or its item with too few: so on until stable.
-    Repeats count: to count distinct items, drop duplicates first. (The paper's Yelp
-    file counts distinct items and yet keeps repeats; it is loaded as published.)
-
-    Args:
-      frame: from `read`, `as_frame` or a filter.
-      min_user: fewest rows of a user; 1 keeps all.
-      min_item: fewest rows of an item; 1 keeps all.
-    """
-    if max(min_user, min_item) <= 1:
-        return frame, 0
-    user_I, _ = columns.codes(frame["user"])
-    item_I, _ = columns.codes(frame["item"])
-    row_I = np.arange(len(frame))
-    while True:
-        is_kept_I = np.bincount(user_I)[user_I] >= min_user
-        is_kept_I &= np.bincount(item_I)[item_I] >= min_item
-        if is_kept_I.all():
-            return frame.iloc[row_I], len(frame) - len(row_I)
-        user_I, item_I, row_I = (x_I[is_kept_I] for x_I in (user_I, item_I, row_I))
-
-
-def encode(
-    frame: DataFrame, *, name: str = "unnamed", report: dict | None = None
-) -> data.Dataset:
-    """The Dataset of a frame from `read`, `as_frame` or a filter.
-
-    Users become 0..U-1 and items 1..V by ascending id: integers by value, strings by
-    code point. A user's items are in time order, equal times in the frame's order;
-    without times, all are in the frame's order.
-
-    Datetimes are kept as seconds since 1970 UTC, int64 where all are whole, else
-    float64: that rounds below a microsecond, but the order is made before.
-
-    >>> frame = pandas().DataFrame({"user": ["b", "a", "b"], "item": [7, 7, 5]})
-    >>> dataset = encode(frame)
-    >>> dataset.items.tolist(), dataset.offsets.tolist()
-    ([2, 2, 1], [0, 1, 3])
-
-    Args:
-      frame: one row an interaction, none missing.
-      name: what results call the log.
-      report: what reading and filtering saw, for the record.
-
-    Raises:
-      InputError: no rows, or ids that cannot be told apart; see `columns.sorted_codes`.
-    """
-    if frame.empty:
-        raise InputError(_nothing_left(name, report or {}))
-    user_I, user_ids = columns.sorted_codes(frame["user"])
-    item_I, item_ids = columns.sorted_codes(frame["item"])
-    time_I = frame["timestamp"].to_numpy() if "timestamp" in frame else None
-    order_I = _order(user_I, time_I, num_users=len(user_ids))
-    return data.Dataset(
-        items=item_I[order_I] + np.int32(1),
-        offsets=np.append(0, np.cumsum(np.bincount(user_I, minlength=len(user_ids)))),
-        user_ids=user_ids,
-        item_ids=item_ids,
-        timestamps=None if time_I is None else _seconds(time_I[order_I]),
-        name=name,
-        report=report or {},
-    )
-
-
-def build(
-    frame: DataFrame,
-    *,
-    name: str = "unnamed",
-    min_rating: float | None = None,
-    events: tuple[str, ...] = (),
-    duplicates: str = "keep",
-    min_user: int = 1,
-    min_item: int = 1,
-    ledger: Ledger | None = None,
-) -> data.Dataset:
-    """Filters by rating and event, by repeats, then by count, and encodes what is left.
-
-    The Dataset's report accounts for every row: `rows_read` is the interactions and all
-    the other `rows_*`, those that each filter removed and those that were broken. What
-    else a person should know of the log are lines of text, under `remarks`.
-
-    Args:
-      frame: from `read` or `as_frame`.
-      name: what results call the log.
-      min_rating: see `filter_rating`; None for no filter.
-      events: see `filter_events`; () for no filter.
-      duplicates: see `drop_duplicates`.
-      min_user, min_item: see `k_core`.
-      ledger: that was filled while the frame was read.
-    """
-    ledger = ledger or Ledger()
-    report = {"rows_read": len(frame) + ledger.num_rows, **ledger.report()}
-    if min_rating is not None:
-        frame, report["rows_below_min_rating"] = filter_rating(frame, min_rating)
-    if events:
-        frame, report["rows_of_other_events"] = filter_events(frame, events)
-    frame, report["rows_duplicate"] = drop_duplicates(frame, duplicates)
-    frame, report["rows_outside_core"] = k_core(frame, min_user, min_item)
-    dataset = encode(frame, name=name, report=report)
-    if remark := _remark_on_times(dataset):
-        report.setdefault("remarks", []).append(remark)
-    return dataset
-
-
-def _nothing_left(name: str, report: dict) -> str:
-    """Of a log without rows: what has become of them, in words."""
-    if not report.get("rows_read"):
-        return f"{name} has no rows: expected interactions."
-    removed = [
-        f"{count:,} {key.removeprefix('rows_').replace('_', ' ')}"
-        for key, count in report.items()
-        if key.startswith("rows_") and key != "rows_read" and count
-    ]
-    return (
-        f"no rows of {name} are left: of {report['rows_read']:,} rows, "
-        f"{', '.join(removed)}. Lower the filters."
-    )
-
-
-def _remark_on_times(dataset: data.Dataset) -> str:
-    """A line where most items have the time of the one before; else ""."""
-    time_I = dataset.timestamps
-    if time_I is None:
-        return ""
-    is_next_I = np.ones(len(time_I), bool)  # to an item of the same user
-    is_next_I[dataset.offsets[:-1]] = False
-    is_tied_I = is_next_I[1:] & (time_I[1:] == time_I[:-1])
-    share = is_tied_I.sum() / max(1, is_next_I.sum())
-    if share <= _TIED_SHARE:
-        return ""
-    return (
-        f"{share:.0%} of items have the same time as the user's item before: their "
-        "order is that of the rows"
-    )
-
-
-def _order(
-    user_I: np.ndarray, time_I: np.ndarray | None, *, num_users: int
-) -> np.ndarray:
-    """The stable order by user and time."""
-    if time_I is None:
-        return np.argsort(user_I, kind="stable")
-    if time_I.dtype.kind in "iM":
-        time_I = time_I.astype(np.int64)
-        start = int(time_I.min())
-        span = int(time_I.max()) - start + 1
-        if span * num_users < 2**63:
-            # One key instead of two sorts in less than half the time.
-            key_I = user_I * np.int64(span) + (time_I - start)
-            return np.argsort(key_I, kind="stable")
-    return np.lexsort((time_I, user_I))
-
-
-def _seconds(time_I: np.ndarray) -> np.ndarray:
-    """Datetimes as seconds since 1970; numbers as they are."""
-    if time_I.dtype.kind != "M":
-        return time_I
-    whole_I = time_I.astype("datetime64[s]")
-    rest_I = (time_I - whole_I) / np.timedelta64(1, "s")
-    seconds_I = whole_I.view(np.int64)
-    return seconds_I + rest_I if rest_I.any() else seconds_I
 
 
 def _read_text(

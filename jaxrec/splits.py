@@ -255,7 +255,7 @@ def _times(dataset: Dataset) -> np.ndarray:
         raise InputError(
             f"the times of a user must not decrease: interaction "
             f"{int(is_earlier_I.argmax())} of {dataset.name} is older than the one "
-            "before it. Build the Dataset with readers.encode()."
+            "before it. Build the Dataset with preprocessing.encode()."
         )
     return time_I
 

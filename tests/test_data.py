@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from jaxrec import data, readers
+from jaxrec import data, preprocessing, readers
 from jaxrec.errors import InputError
 
 # Items of each user, oldest first: too short to be split, just enough, longer.
@@ -233,7 +233,7 @@ def test_equal_logs_have_equal_hashes_and_others_not():
     ],
 )
 def test_the_papers_files(data_dir, name, sizes, shortest, longest):
-    log = readers.encode(readers.read(data_dir / f"{name}.txt"), name=name)
+    log = preprocessing.encode(readers.read(data_dir / f"{name}.txt"), name=name)
     found = data.statistics(data.leave_one_out(log))
     assert (found["users"], found["items"], found["interactions"]) == sizes
     assert (found["length_min"], found["length_max"]) == (shortest, longest)
@@ -245,7 +245,7 @@ def test_the_papers_files(data_dir, name, sizes, shortest, longest):
 
 def test_ids_of_ml_1m_stay(data_dir):
     """Item id i is item i, user id u is user u - 1, and lines keep their order."""
-    log = readers.encode(readers.read(data_dir / "ml-1m.txt"))
+    log = preprocessing.encode(readers.read(data_dir / "ml-1m.txt"))
     pairs = np.loadtxt(data_dir / "ml-1m.txt", dtype=np.int64)
     assert (log.item_ids == np.arange(1, 3417)).all()
     assert (log.user_ids == np.arange(1, 6041)).all()
