@@ -127,7 +127,12 @@ class Judge(NamedTuple):
         heads = built.config["model"]["num_heads"]
         params = torch_weights.load(weights, num_heads=heads).params
         ranks = built.evaluator.ranks(params, built.evaluator.cut(holdout))
-        return evaluator.summary(ranks, METRICS, built.evaluation.filter_seen)
+        return evaluator.summary(
+            ranks,
+            METRICS,
+            filter_seen=built.evaluation.filter_seen,
+            num_items=built.split.dataset.num_items,
+        )
 
 
 def fit(

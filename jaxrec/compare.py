@@ -6,7 +6,7 @@ python -m jaxrec.compare runs/ml-1m-sasrec_ce-seed0 runs/ml-1m-bert4rec-seed0
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +107,11 @@ def compare(
         }
         for one in groups
     ]
+    rows_U = runs[0].rows_U  # of all: runs have the same held-out rows
+
+    def of_ratio(value_U: np.ndarray) -> np.ndarray:
+        return significance.of_ratio(value_U * rows_U.mean(), rows_U)
+
     pairs = []
     for metric in metrics:
         value_GU = []
@@ -119,14 +124,15 @@ def compare(
             )
             # Sorted, so that equal values in another order have an equal mean.
             value_U = np.sort(value_RU, axis=0).mean(axis=0)
-            interval = significance.bootstrap_interval(value_U, level=level, **chance)
+            spread_U = of_ratio(value_U)
+            interval = significance.bootstrap_interval(spread_U, level=level, **chance)
             row["metrics"][metric] = {
                 **interval._asdict(),
-                "standard_error": significance.standard_error(value_U),
+                "standard_error": significance.standard_error(spread_U),
                 "of_each_run": value_RU.mean(axis=1).tolist(),
             }
             value_GU.append((one.name, value_U))
-        pairs += paired_tests(metric, value_GU, level=level, **chance)
+        pairs += paired_tests(metric, value_GU, of_ratio, level=level, **chance)
     return {
         "dataset": runs[0].result["dataset"],
         "data_sha256": runs[0].result["data"]["sha256"],
@@ -191,16 +197,22 @@ def check_same_method(method: str, one: Outcome, other: Outcome) -> None:
 def paired_tests(
     metric: str,
     value_GU: Sequence[tuple[str, np.ndarray]],
+    of_ratio: Callable[[np.ndarray], np.ndarray],
     *,
     level: float,
     num_samples: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Every two of the named values per user: difference, interval, test, verdict."""
+    """Every two of the named values per user: difference, interval, test, verdict.
+
+    The signs of the test are those of a user's sums; interval and effect are of what
+    `of_ratio` makes of them.
+    """
     chance = {"num_samples": num_samples, "seed": seed}
     pairs = []
     for (a, a_U), (b, b_U) in itertools.combinations(value_GU, 2):
-        interval = significance.paired_bootstrap(a_U, b_U, level=level, **chance)
+        spread_U = of_ratio(a_U - b_U)
+        interval = significance.bootstrap_interval(spread_U, level=level, **chance)
         pairs.append(
             {
                 "metric": metric,
@@ -210,7 +222,7 @@ def paired_tests(
                 "low": interval.low,
                 "high": interval.high,
                 "p": significance.permutation_test(a_U, b_U, **chance),
-                "effect": significance.effect(a_U, b_U),
+                "effect": significance.effect(spread_U, np.zeros_like(spread_U)),
             }
         )
     p_K = significance.holm([pair["p"] for pair in pairs])

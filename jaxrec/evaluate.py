@@ -57,7 +57,7 @@ def evaluate(
 
     Returns:
       By the way of ranking ("filtered": among unseen items; "unfiltered": among all;
-      "popularity": filtered, by training counts; "sampled_uniform" and
+      "popularity": as the run is judged, by training counts; "sampled_uniform" and
       "sampled_popular"), metrics by name, fractions in [0, 1]. Where asked for:
       "beyond" and "beyond_popularity", the metrics of lists by name; "intervals", for
       each of these and metric "mean", "low" and "high"; "slices", see `slices.means`.
@@ -77,7 +77,9 @@ def evaluate(
     rank_by = held_out.ranks_by(with_sampled=with_sampled)
     values = {name: held_out.values(rank_N) for name, rank_N in rank_by.items()}
     result: dict[str, Any] = {
-        name: evaluator.means(rank_N, held_out.names)
+        name: evaluator.means(
+            rank_N, held_out.names, num_items=held_out.split.dataset.num_items
+        )
         for name, rank_N in rank_by.items()
     }
     if beyond is not None:

@@ -207,18 +207,23 @@ def subset(holdout: Holdout, max_rows: int | None, *, seed: int) -> Holdout:
 _SUM_ROWS = 2**20
 
 
-def summary(ranks: Ranks, names: Sequence[str], filter_seen: bool) -> dict[str, float]:
+def summary(
+    ranks: Ranks, names: Sequence[str], *, filter_seen: bool, num_items: int
+) -> dict[str, float]:
     """`means` by the filtered ranks, or the unfiltered."""
-    return means(ranks.filtered if filter_seen else ranks.unfiltered, names)
+    rank_N = ranks.filtered if filter_seen else ranks.unfiltered
+    return means(rank_N, names, num_items=num_items)
 
 
-def means(rank_N: Any, names: Sequence[str]) -> dict[str, float]:
+def means(rank_N: Any, names: Sequence[str], *, num_items: int) -> dict[str, float]:
     """Means of metrics over all rows, fractions in [0, 1], by name.
 
     Args:
-      rank_N: int [N], 1 is best.
+      rank_N: int [N], 1 is best; above num_items is a miss.
       names: such as "ndcg@10".
+      num_items: of the catalogue.
     """
+    rank_N = metrics.uncut(rank_N, num_items)
     firsts = range(0, len(rank_N), _SUM_ROWS)
     found = metrics.means(
         metrics.sums(rank_N[first : first + _SUM_ROWS], None, names) for first in firsts

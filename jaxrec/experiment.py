@@ -91,7 +91,8 @@ class Evaluation:
     Attributes:
       batch_size: held-out rows ranked at a time.
       metrics: names such as "ndcg@10".
-      monitor: the metric that stops training and chooses the best epoch.
+      monitor: the metric that stops training and chooses the best epoch; it is
+        reported besides where it is none of `metrics`.
       max_valid_users: validation rows, drawn once by the seed; None for all.
       filter_seen: rank among the items that the user has not had, as the paper does.
     """
@@ -106,13 +107,13 @@ class Evaluation:
         require("eval.batch_size", self.batch_size, ">= 1")
         if self.max_valid_users is not None:
             require("eval.max_valid_users", self.max_valid_users, ">= 1")
-        for name in self.metrics:
+        for name in self.reported:
             metrics.parse(name)
-        if self.monitor not in self.metrics:
-            raise InputError(
-                f"eval.monitor must be one of eval.metrics, {', '.join(self.metrics)}: "
-                f"got {self.monitor!r}. Add it to them, or choose one of them."
-            )
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The metrics, and the monitor at their end where it is none of them."""
+        return tuple(dict.fromkeys((*self.metrics, self.monitor)))
 
 
 def require(option: str, value: float, *bounds: str) -> None:

@@ -65,11 +65,12 @@ class HeldOut:
     def ranks_by(self, *, with_sampled: bool = False) -> dict[str, np.ndarray]:
         """Ranks of the rows by each way of ranking; see `evaluate`."""
         floor = evaluator.popularity_ranks(self.split, self.holdout)
+        is_filtered = self._experiment.evaluation.filter_seen
         laws = sampled.LAWS if with_sampled else ()
         return {
             "filtered": self.ranks.filtered,
             "unfiltered": self.ranks.unfiltered,
-            "popularity": floor.filtered,
+            "popularity": floor.filtered if is_filtered else floor.unfiltered,
             **{
                 f"sampled_{law}": sampled.sampled_ranks(
                     self._experiment, self._params, self.holdout, law=law
@@ -81,8 +82,9 @@ class HeldOut:
     def values(self, rank_N: np.ndarray) -> dict[str, np.ndarray]:
         """The run's metrics of each row, float64 [N] by name."""
         parsed = {name: metrics.parse(name) for name in self.names}
+        rank_N = jnp.asarray(metrics.uncut(rank_N, self.split.dataset.num_items))
         return {
-            name: np.asarray(metric_fn(jnp.asarray(rank_N), k), float)
+            name: np.asarray(metric_fn(rank_N, k), float)
             for name, (metric_fn, k) in parsed.items()
         }
 

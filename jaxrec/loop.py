@@ -278,7 +278,12 @@ class Run:
         started = time.monotonic()
         params = self.state.params if self.state.ema is None else self.state.ema
         ranks = self.experiment.evaluator.ranks(params, self.valid)
-        values = evaluator.summary(ranks, evaluation.metrics, evaluation.filter_seen)
+        values = evaluator.summary(
+            ranks,
+            evaluation.reported,
+            filter_seen=evaluation.filter_seen,
+            num_items=self.experiment.split.dataset.num_items,
+        )
         valid_s = time.monotonic() - started
         is_best = values[evaluation.monitor] > progress.best_value
         if is_best:

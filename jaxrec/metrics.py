@@ -9,9 +9,11 @@ caller's; its mean over a large number of rows is `means` of the `sums` of chunk
 import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec.errors import InputError
 
@@ -71,6 +73,21 @@ def mrr(rank_N: jax.Array, k: int) -> jax.Array:
 
 
 METRICS: dict[str, Metric] = {"hr": hit_rate, "ndcg": ndcg, "mrr": mrr}
+
+# A rank that no cut-off reaches, and that float32 holds.
+_NEVER = 2**30
+
+
+def uncut(rank_N: Any, num_items: int) -> np.ndarray:
+    """The ranks, those past the catalogue so far down that no cut-off reaches them.
+
+    Rank num_items + 1 is a miss (`ranking`): hr@100 among 60 items must not count it.
+
+    >>> uncut([1, 60, 61], 60).tolist()
+    [1, 60, 1073741824]
+    """
+    rank_N = np.asarray(rank_N)
+    return np.where(rank_N > num_items, _NEVER, rank_N).astype(np.int32)
 
 
 def parse(name: str) -> tuple[Metric, int]:

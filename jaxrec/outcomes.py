@@ -68,6 +68,11 @@ class Outcome:
         return len(np.unique(self.user_N))
 
     @property
+    def rows_U(self) -> np.ndarray:
+        """Held-out rows of each user, int64 [U], in the order of the users."""
+        return np.unique(self.user_N, return_counts=True)[1]
+
+    @property
     def is_filtered(self) -> bool:
         """Whether the run was judged by its filtered ranks."""
         return self.result["protocol"]["filter_seen"]
@@ -274,7 +279,8 @@ def metric_values(
 
     A user with several held-out rows has the sum of their values times
     num_users / num_rows: rows of a user stay together, and the mean over users is the
-    mean over rows.
+    mean over rows. Its spread is that of the mean where users have equally many; else
+    see `significance.of_ratio` and `Outcome.rows_U`.
 
     Args:
       outcome: from `read`.
@@ -303,6 +309,7 @@ def metric_values(
     # Every rank there is, then look up: a million users share them.
     rank_V = jnp.arange(1, outcome.num_items + 2)
     value_V = np.asarray(metric_fn(rank_V, k), float)
+    value_V[-1] = 0  # a miss, also where k goes past the catalogue
     rank_N = outcome.filtered_N if filtered else outcome.unfiltered_N
     if ties == "pessimistic":
         return _per_user(value_V[rank_N - 1], outcome.user_N)

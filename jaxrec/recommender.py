@@ -91,7 +91,7 @@ class Recommender:
         histories: Any = None,
         columns: Sequence[str] = (),
         k: int | None = None,
-        filter_seen: bool = True,
+        filter_seen: bool | None = None,
         allowed: Iterable[Any] | None = None,
         forbidden: Iterable[Any] | None = None,
     ) -> "pd.DataFrame":
@@ -109,7 +109,8 @@ class Recommender:
           columns: of the histories' table: see `histories.read`.
           k: items for each user, fewer where fewer are left; None for 10, or for all
             where the log has fewer.
-          filter_seen: leave out what the user has had already.
+          filter_seen: leave out what the user has had already; None for as the run was
+            judged, its eval.filter_seen.
           allowed: the items that may be recommended; None for all.
           forbidden: items that are not.
 
@@ -142,7 +143,7 @@ class Recommender:
         histories: Any = None,
         columns: Sequence[str] = (),
         k: int | None = None,
-        filter_seen: bool = True,
+        filter_seen: bool | None = None,
         allowed: Iterable[Any] | None = None,
         forbidden: Iterable[Any] | None = None,
         on_progress: Callable[[int, int], Any] | None = None,
@@ -154,7 +155,7 @@ class Recommender:
         Args:
           on_progress: called after each part with the number of users done and in all.
         """
-        k = self._checked_k(k)
+        k, filter_seen = self._checked_k(k), self._filters(filter_seen)
         source, user_N, report = self._request(users, histories, columns)
         is_allowed_V, counts = self._catalogue(allowed, forbidden)
 
@@ -266,7 +267,11 @@ class Recommender:
         return Embeddings(user_ids[user_N], np.concatenate(parts))
 
     def lists(
-        self, holdout: Holdout, *, k: int | None = None, filter_seen: bool = True
+        self,
+        holdout: Holdout,
+        *,
+        k: int | None = None,
+        filter_seen: bool | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """What would have been shown after the histories of held-out rows.
 
@@ -278,7 +283,7 @@ class Recommender:
           (score_NK float32, item_NK int32): items are 1..num_items, and 0 (score -inf)
           where fewer than k are left.
         """
-        k = self._checked_k(k)
+        k, filter_seen = self._checked_k(k), self._filters(filter_seen)
         is_allowed_V, _ = self._catalogue(None, None)
         size = _part_size(k)
         parts = [
@@ -308,6 +313,11 @@ class Recommender:
                 f"k must be in 1..{num_items}, the number of items: got {k!r}."
             )
         return int(k)
+
+    def _filters(self, filter_seen: bool | None) -> bool:
+        if filter_seen is None:
+            return self._experiment.evaluation.filter_seen
+        return filter_seen
 
     def _item_positions(self, items: Iterable[Any] | None) -> np.ndarray:
         if items is None:

@@ -164,6 +164,37 @@ def permutation_test(a_N, b_N, *, num_samples: int = 10_000, seed: int = 0) -> f
     return (1 + int((np.abs(sum_S) >= least).sum())) / (1 + num_samples)
 
 
+def of_ratio(sum_U, rows_U) -> np.ndarray:
+    """A value a user with the mean, and to first order the spread, of a mean over rows.
+
+    Users may have any number of rows, which are drawn together. The mean over rows is a
+    ratio, m = sum s_u / sum n_u: a sample with more rows has a larger sum and no larger
+    mean. So the bootstrap is of the ratio's linear part,
+
+        v_u = m + (s_u - m n_u) U / sum n_u,
+
+    which is s_u itself where every user has one row.
+
+    >>> of_ratio([3.0, 1.0], [3, 1]).tolist()  # every row has a 1
+    [1.0, 1.0]
+
+    Args:
+      sum_U: float, the sum of a value over the rows of each user.
+      rows_U: int >= 1, how many those are.
+
+    Returns:
+      float64 [U].
+
+    Source: Cochran, Sampling Techniques, 1977, section 6.4.
+    """
+    sum_U, rows_U = np.asarray(sum_U, float), np.asarray(rows_U)
+    if (rows_U == rows_U[:1]).all():  # to the bit, where there is nothing to weigh
+        return sum_U / rows_U
+    mean_rows = rows_U.mean()
+    mean = sum_U.mean() / mean_rows
+    return mean + (sum_U - mean * rows_U) / mean_rows
+
+
 def standard_error(value_N) -> float:
     """Standard error of a mean over users: sd / sqrt(N), sd with N - 1.
 

@@ -128,10 +128,9 @@ def interval(
 ) -> Interval:
     """Mean of a value over rows, with its bootstrap interval over users.
 
-    A user's rows are drawn together: the user counts with the sum of their values times
-    num_users / num_rows, so that the mean over users is the mean over rows.
+    A user's rows are drawn together: see `significance.of_ratio`.
 
-    >>> interval(np.array([1.0, 1.0, np.nan]), np.array([7, 7, 8]))
+    >>> interval(np.array([1.0, 1.0, 1.0, np.nan]), np.array([7, 7, 8, 9]))
     Interval(mean=1.0, low=1.0, high=1.0)
 
     Args:
@@ -145,9 +144,8 @@ def interval(
     has_value_N = ~np.isnan(value_N)
     value_N, user_N = value_N[has_value_N], user_N[has_value_N]
     _, place_N = np.unique(user_N, return_inverse=True)
-    sum_U = np.bincount(place_N, value_N)
     return significance.bootstrap_interval(
-        sum_U * (len(sum_U) / max(1, len(value_N))),
+        significance.of_ratio(np.bincount(place_N, value_N), np.bincount(place_N)),
         level=level,
         num_samples=num_samples,
         seed=seed,

@@ -108,7 +108,8 @@ def describe(built: Experiment, workdir: Path) -> str:
     """What is about to run, for a person."""
     stats = data.statistics(built.split)
     sections = built.config
-    window = built.recipe.max_length
+    window, asked = built.recipe.max_length, built.training.max_length
+    held = f"{window} (the longest history; {asked} asked for)"
     counts = {key: stats[key] for key in stats if key.startswith("rows_")}
     counted = "".join(f"; {key} {count:,}" for key, count in counts.items() if count)
     return "\n".join(
@@ -117,12 +118,14 @@ def describe(built: Experiment, workdir: Path) -> str:
             f"items, {stats['interactions']:,} interactions; a user has "
             f"{stats['length_median']:g} in the median, {stats['length_min']} to "
             f"{stats['length_max']}",
-            f"model    {sections['model']['name']}, window {window}; loss "
+            f"model    {sections['model']['name']}, window "
+            f"{window if window == asked else held}; loss "
             f"{sections['loss']['name']}; {sections['optim']['name']}; seed "
             f"{built.training.seed}",
             f"device   {record.device()}",
             f"split    {sections['data']['split']}, sha256 "
             f"{built.split.sha256()[:12]}, of data {stats['sha256'][:12]}{counted}",
+            f"tested   {tested(stats)}",
             *(f"chosen   {name}: {why}" for name, why in built.chosen.items()),
             *(f"broken   {line}" for line in ledger.lines(stats.get("broken", {}))),
             *(f"remark   {line}" for line in remarks(built)),
@@ -131,10 +134,29 @@ def describe(built: Experiment, workdir: Path) -> str:
     )
 
 
+def tested(stats: Mapping[str, Any]) -> str:
+    """The test rows, and which of them training tells little or too much about.
+
+    Args:
+      stats: of `data.statistics`.
+    """
+    rows = stats["test_rows"]
+    parts = [f"{rows:,} rows of {stats['test_users']:,} users"]
+    for key, what in (
+        ("test_targets_not_in_train", "of items that are not trained on"),
+        ("test_rows_of_users_without_training", "of users that are not trained on"),
+    ):
+        if stats[key]:
+            parts.append(f"{stats[key]:,} {what}")
+    if share := stats.get("test_share_older_than_training"):
+        parts.append(f"{share:.0%} older than some of the training part")
+    return "; ".join(parts)
+
+
 def remarks(built: Experiment) -> list[str]:
     """What a person should know of the log, and of the metrics on it, a line each."""
     num_items = built.split.dataset.num_items
-    full = [name for name in built.evaluation.metrics if parse(name)[1] >= num_items]
+    full = [name for name in built.evaluation.reported if parse(name)[1] >= num_items]
     found = [*data.statistics(built.split).get("remarks", [])]
     if full:
         found.append(
@@ -204,7 +226,12 @@ def make_result(run: Run, ranks: Mapping[str, Ranks], floor: Ranks) -> dict:
     evaluation, split = built.evaluation, built.split
 
     def means(of: Ranks, filter_seen: bool = evaluation.filter_seen) -> dict:
-        return evaluator.summary(of, evaluation.metrics, filter_seen)
+        return evaluator.summary(
+            of,
+            evaluation.reported,
+            filter_seen=filter_seen,
+            num_items=split.dataset.num_items,
+        )
 
     return {
         "dataset": split.dataset.name,

@@ -43,6 +43,47 @@ def csv(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def repeated(csv, tmp_path_factory):
+    """A run that is judged with what the user has had, since it is taken again."""
+    frame = pd.read_csv(csv)
+    users = frame["user"].unique()
+    again = frame.groupby("user").head(3).assign(timestamp=10**12)
+    frame = pd.concat([frame, again], ignore_index=True)
+    assert frame["user"].nunique() == len(users)
+    settings = {**SETTINGS, "eval": {**SETTINGS["eval"], "filter_seen": False}}
+    workdir = tmp_path_factory.mktemp("runs") / "repeated"
+    settings = {**settings, "data": {}}
+    reported = train.train(settings, workdir, frame=frame, log=None)
+    return workdir, frame, reported
+
+
+def test_a_run_that_keeps_seen_items_is_used_as_it_was_judged(repeated):
+    workdir, frame, reported = repeated
+    again = evaluate.evaluate(workdir, frame=frame)
+    assert again["unfiltered"] == reported["test"]
+    assert again["popularity"] == reported["test_popularity"]
+    users = frame["user"].iloc[:5].unique().tolist()
+    recommender = Recommender.load(workdir, frame=frame)
+    had = set(zip(frame["user"], frame["item"], strict=True))
+
+    def share_had(**options):
+        recs = recommender.recommend(users, k=160, **options)
+        return {*zip(recs["user"], recs["item"], strict=True)} & had
+
+    expected = {(user, item) for user, item in had if user in users}
+    assert share_had() == share_had(filter_seen=False) == expected
+    assert share_had(filter_seen=True) == set()
+
+
+def test_metrics_of_another_cut_off_need_no_monitor(result):
+    """The docstring's own example."""
+    workdir, reported = result
+    found = evaluate.evaluate(workdir, ["--config.eval.metrics=('hr@5',)"])
+    assert list(found["filtered"]) == ["hr@5"]
+    assert found["filtered"]["hr@5"] <= reported["test"]["hr@10"]
+
+
+@pytest.fixture(scope="module")
 def result(csv, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "toy"
     settings = {**SETTINGS, "data": {"path": str(csv)}}

@@ -236,7 +236,8 @@ def test_summary_is_the_mean_of_each_row(monkeypatch):
     ranks = Ranks(filtered, unfiltered, np.zeros(4, int))
     names = ("hr@10", "mrr@5", "ndcg@100")
     # 1e-6: float32 values and a sum of four.
-    assert evaluator.summary(ranks, names, True) == pytest.approx(
+    of_unseen = evaluator.summary(ranks, names, filter_seen=True, num_items=12)
+    assert of_unseen == pytest.approx(
         {
             "hr@10": 3 / 4,
             "mrr@5": (1 + 1 / 3) / 4,
@@ -244,6 +245,14 @@ def test_summary_is_the_mean_of_each_row(monkeypatch):
         },
         rel=1e-6,
     )
-    of_all = evaluator.summary(ranks, names, False)
+    of_all = evaluator.summary(ranks, names, filter_seen=False, num_items=12)
     assert of_all["hr@10"] == 2 / 4 and of_all["mrr@5"] == 1 / 4
     assert list(of_all) == list(names)
+
+
+def test_a_miss_is_one_whatever_the_cut_off():
+    """Rank 61 among 60 items: the target was had, and hr@100 must not count it."""
+    names = ("hr@10", "hr@100", "ndcg@100", "mrr@100")
+    found = evaluator.means(np.array([1, 60, 61, 61]), names, num_items=60)
+    expected = [1 / 4, 2 / 4, (1 + 1 / np.log2(61)) / 4, (1 + 1 / 60) / 4]
+    assert list(found.values()) == pytest.approx(expected, rel=1e-6)

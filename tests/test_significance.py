@@ -12,6 +12,7 @@ from jaxrec.significance import (
     bootstrap_interval,
     effect,
     holm,
+    of_ratio,
     paired_bootstrap,
     permutation_test,
     standard_error,
@@ -197,6 +198,23 @@ def test_standard_error_and_effect_by_hand():
     assert effect([1.0, 2.0], [1.0, 2.0]) == 0
     assert effect([1.0, 2.0], [0.5, 1.5]) == math.inf
     assert effect([0.5, 1.5], [1.0, 2.0]) == -math.inf
+
+
+def test_of_ratio_keeps_the_mean_over_rows_and_the_values_of_equal_users():
+    sum_U, rows_U = np.array([3.0, 0.0, 2.5]), np.array([4, 1, 3])
+    assert of_ratio(sum_U, rows_U).mean() == pytest.approx(5.5 / 8, abs=1e-12)
+    # Its spread is that of the ratio to first order: the derivative of sum / sum by the
+    # weight of a user, (s - m n) / mean(n), by a difference quotient.
+    weights, step = np.ones(3), 1e-6
+    ratios = []
+    for sign in (1, -1):
+        weights[2] = 1 + sign * step
+        ratios.append((weights @ sum_U) / (weights @ rows_U))
+    slope = (ratios[0] - ratios[1]) / (2 * step) * 3  # of a weight with mean 1
+    assert of_ratio(sum_U, rows_U)[2] == pytest.approx(5.5 / 8 + slope, abs=1e-6)
+    value_U = np.array([0.1, 0.7, 0.3])
+    assert of_ratio(value_U, np.ones(3, int)).tolist() == value_U.tolist()
+    np.testing.assert_array_equal(of_ratio(2 * value_U, np.full(3, 2)), value_U)
 
 
 def test_holm_is_its_definition():

@@ -84,6 +84,23 @@ def test_rows_of_a_user_stay_together():
     assert uneven.mean == pytest.approx(0.75)
 
 
+def test_users_of_many_rows_do_not_widen_a_mean_of_rows():
+    """A mean over rows is a ratio: its interval against resampled sum / sum."""
+    rng = np.random.default_rng(0)
+    rows_U = rng.integers(1, 30, 300)
+    user_N = np.repeat(np.arange(300), rows_U)
+    value_N = (rng.random(len(user_N)) < 0.9).astype(float)
+    sum_U = np.bincount(user_N, value_N)
+    drawn_SU = rng.integers(300, size=(4000, 300))
+    ratio_S = sum_U[drawn_SU].sum(axis=1) / rows_U[drawn_SU].sum(axis=1)
+    low, high = np.quantile(ratio_S, [0.025, 0.975])
+    found = slices.interval(value_N, user_N)
+    assert found.mean == pytest.approx(value_N.mean(), abs=1e-12)
+    # Quantiles of 4,000 draws are good to some hundredths of the width.
+    assert found.low == pytest.approx(low, abs=0.1 * (high - low))
+    assert found.high == pytest.approx(high, abs=0.1 * (high - low))
+
+
 def test_rows_without_a_value_are_left_out():
     value_N = np.array([np.nan, 0.25, 0.25])
     assert slices.interval(value_N, np.array([1, 2, 3])).mean == 0.25

@@ -261,6 +261,41 @@ def test_what_is_odd_about_the_log_is_remarked_on(tmp_path, frame):
     assert f"\nremark   {remark}\n" in train.describe(built, tmp_path)
 
 
+def test_what_is_tested_is_said_with_what_is_cold(tmp_path, frame):
+    """Items that the last user alone has, and a time point that cuts users apart."""
+    built = build(settings(), frame)
+    assert f"\ntested   {in_words(built.split)}\n" in train.describe(built, tmp_path)
+    assert "older than some of the training" in train.describe(built, tmp_path)
+    config = settings()
+    config["data"] = {"split": "time_point", "test_from": 0.6}
+    last = frame.sort_values("timestamp").index[-5:]
+    cold = frame.assign(item=frame["item"].where(~frame.index.isin(last), "new"))
+    built = build(config, cold)
+    shown = train.describe(built, tmp_path)
+    assert f"\ntested   {in_words(built.split)}\n" in shown
+    assert "of items that are not trained on" in shown and "older than" not in shown
+
+
+def in_words(split) -> str:
+    items, offsets = split.dataset.items, split.dataset.offsets
+    users, trained, times = range(split.dataset.num_users), set(), []
+    for u in users:
+        own = slice(offsets[u], split.train_end[u])
+        trained |= set(items[own].tolist())
+        times += split.dataset.timestamps[own].tolist()
+    rows = list(zip(*split.test, strict=True))
+    parts = [f"{len(rows)} rows of {len({u for u, _, _ in rows})} users"]
+    if cold := sum(target not in trained for _, _, target in rows):
+        parts.append(f"{cold} of items that are not trained on")
+    if cold := sum(split.train_end[u] == offsets[u] for u, _, _ in rows):
+        parts.append(f"{cold} of users that are not trained on")
+    older = sum(split.dataset.timestamps[end] < max(times) for _, end, _ in rows)
+    if older:
+        share = f"{older / len(rows):.0%}"
+        parts.append(f"{share} older than some of the training part")
+    return "; ".join(parts)
+
+
 def test_without_a_log_nothing_is_said(tmp_path, frame, capsys):
     config = settings(max_epochs=1, show_users=2)
     result = train.train(config, tmp_path / "run", frame=frame, log=None)
@@ -331,7 +366,7 @@ def test_a_start_that_fails_leaves_nothing_behind(tmp_path, frame):
         ("train", "seed", -1),
         ("eval", "batch_size", 0),
         ("eval", "max_valid_users", 0),
-        ("eval", "monitor", "ndcg@20"),
+        ("eval", "monitor", "ncdg@20"),
         ("eval", "metrics", ("ndcg@10", "ncdg@10")),
         ("model", "dtype", "float31"),
         ("model", "width", 0),
