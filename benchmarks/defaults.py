@@ -10,10 +10,9 @@ at the epoch that early stopping keeps; the test part is not looked at. Populari
 counting which item follows which, are what all of it must beat to be of use.
 
 Runs are kept in --runs and are gone on with by the same command; each log has a record
-of its own.
+of its own. Options such as --config.loss.share=16 hold for all runs of the command.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
-from jaxrec import config, datasets, evaluator, outcomes, synthetic, train
-from jaxrec.command import run_command
+from jaxrec import (
+    config,
+    datasets,
+    evaluator,
+    experiment,
+    outcomes,
+    synthetic,
+    train,
+)
+from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.data import Dataset, Split
 from jaxrec.errors import InputError
 
@@ -70,10 +77,11 @@ LAWS: dict[str, dict[str, Any]] = {
         "max_length": 600,
     },
     "large_catalogue": {
-        "num_users": 20_000,
-        "num_items": 120_000,
+        "num_users": 10_000,
+        "num_items": 110_000,
         "mean_length": 12.0,
         "num_topics": 12,
+        "zipf_exponent": 1.3,
     },
 }
 PUBLIC = ("beauty", "ml-1m")
@@ -225,16 +233,28 @@ def row(name: str, folder: Path, chosen: Path) -> dict[str, Any]:
 
 
 def run(
-    log: str, *, runs: Path, only: Sequence[str] = (), output: Path = measure.RESULTS
+    log: str,
+    *,
+    runs: Path,
+    only: Sequence[str] = (),
+    options: Sequence[str] = (),
+    output: Path = measure.RESULTS,
 ) -> Path:
     """Trains what is not trained yet, and writes the record of a log.
 
     Args:
       runs: the folder of the runs' workdirs.
       only: names of `changes`; all if empty.
+      options: in place of the config's, for all of the runs.
     """
     data, frame = read(log)
-    base = config.read(CONFIG)
+    base = config.override(
+        config.read(CONFIG),
+        options,
+        experiment.targets(),
+        supplied=experiment.SUPPLIED,
+        source=CONFIG,
+    )
     base = {**base, "data": {**base["data"], **data}}
     split = datasets.load(**base["data"], frame=frame)
     chosen = runs / f"{log}-chosen"
@@ -262,15 +282,15 @@ def fit(settings: Mapping, folder: Path, frame: Any) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.defaults")
+    parser = command_parser("python -m benchmarks.defaults", QUESTION)
     parser.add_argument("--logs", default="tiny", help=", ".join((*LAWS, *PUBLIC)))
     parser.add_argument("--only", default="", help="; ".join(changes(1)))
     parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
     parser.add_argument("--output", type=Path, default=measure.RESULTS)
-    flags = parser.parse_args(argv)
+    flags, options = parse_command(parser, argv)
     only = [name for name in flags.only.split(";") if name]
     for log in flags.logs.split(","):
-        run(log, runs=flags.runs, only=only, output=flags.output)
+        run(log, runs=flags.runs, only=only, options=options, output=flags.output)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ what a user has had is not recommended again; for things that are taken over and
 
     --config.data.duplicates=keep --noconfig.eval.filter_seen
 
-Window, width, loss, batch and validation rows are "auto", which jaxrec/choices.py
-explains; any of them can be given instead. Then, from the run's folder:
+Window, width, dropout, loss, batch and validation rows are "auto", which
+jaxrec/choices.py explains; any of them can be given instead. Then, from the run's folder:
 
     python -m jaxrec.recommend --workdir runs/log-sasrec_ce-seed0 --output recs.csv
 
@@ -35,7 +35,7 @@ def get_config():
                 "width": "auto",
                 "num_layers": 2,
                 "num_heads": 1,
-                "dropout": 0.1,
+                "dropout": "auto",
                 "num_positions": "auto",
             },
             "loss": {"name": "auto"},

@@ -6,7 +6,8 @@ gives the value and the reason, and the run's config.json holds the value.
 The rules keep to what the paper's data sets were given where they have a say (windows
 of 200 on ML-1M and 50 on Beauty, a width of 64 up to 4.4 M interactions and of 256 on
 the 20 M of ML-20M, 128 users a batch, 10,000 validation users), and elsewhere to what a
-step then costs.
+step then costs. The dropout of small logs is what `python -m benchmarks.defaults`
+found, which sets each choice beside others on logs of several shapes.
 """
 
 import functools
@@ -27,6 +28,8 @@ FULL_SOFTMAX_ITEMS = 100_000
 WINDOWS = (25, 50, 100, 200)
 WIDTHS = ((5_000_000, 64), (15_000_000, 128))  # (fewer interactions than, width)
 LARGEST_WIDTH = 256
+SMALL_LOG = 500_000  # interactions
+DROPOUT, DROPOUT_OF_SMALL = 0.1, 0.3
 BATCH_SIZES = (16, 32, 64, 128)
 STEPS_AN_EPOCH = 48  # those of ML-1M; patience is counted in epochs
 VALID_ROWS = (1_000, 10_000)
@@ -93,6 +96,16 @@ def width(shape: Shape, settings: Mapping) -> tuple[int, str]:
     )
 
 
+def dropout(shape: Shape, settings: Mapping) -> tuple[float, str]:
+    """The paper's, or more where there is less to learn from."""
+    del settings
+    is_small = shape.interactions < SMALL_LOG
+    return DROPOUT_OF_SMALL if is_small else DROPOUT, (
+        f"{shape.interactions:,} interactions: {DROPOUT_OF_SMALL} below "
+        f"{SMALL_LOG:,}, else {DROPOUT}"
+    )
+
+
 def loss(shape: Shape, settings: Mapping) -> tuple[str, str]:
     """The full softmax while the catalogue allows it, else a sampled one."""
     del settings
@@ -127,6 +140,7 @@ RULES: dict[tuple[str, str], Rule] = {
     ("train", "max_length"): window,
     ("model", "num_positions"): positions,
     ("model", "width"): width,
+    ("model", "dropout"): dropout,
     ("loss", "name"): loss,
     ("train", "batch_size"): batch_size,
     ("eval", "max_valid_users"): valid_users,

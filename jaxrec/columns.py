@@ -19,6 +19,9 @@ from jaxrec.ledger import Ledger, Origin
 DataFrame = Any
 Series = Any
 INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+# What stands for no value. Any other spelling may be somebody's id: it is remarked on.
+MISSING = ("", "nan", "NaN")
+_NULLS = {"null", "none", "nil", "na", "n/a", "<na>", "nat", "undefined", "\\n"}
 
 # Ids that are text are stored as wide as the longest: above both, one is too long.
 _LONG_ID = 256  # characters
@@ -73,9 +76,20 @@ def wanted(
     return names
 
 
-def require(names: dict[str, str], present: Iterable[object], where: str) -> None:
-    """Raises MissingColumn unless each wanted column is there once."""
+def require(
+    names: dict[str, str],
+    present: Iterable[object],
+    where: str,
+    optional: Iterable[str] = (),
+) -> dict[str, str]:
+    """The wanted columns, less the optional ones that are not there.
+
+    Raises:
+      MissingColumn: another one is not there, or one is there twice.
+    """
     present = [str(column) for column in present]
+    absent = [ours for ours in optional if names.get(ours) not in present]
+    names = {ours: column for ours, column in names.items() if ours not in absent}
     for ours, column in names.items():
         if present.count(column) != 1:
             argument = "time" if ours == "timestamp" else ours
@@ -95,6 +109,7 @@ def require(names: dict[str, str], present: Iterable[object], where: str) -> Non
                 f"of that name; the columns, nearest first: {', '.join(shown)}.",
                 _of_another_separator(present) or advice,
             )
+    return names
 
 
 def _of_another_separator(present: list[str]) -> str:
@@ -125,6 +140,8 @@ def checked(
         problem = f"column {column!r} has no value"
         is_bad_I = _is_missing(frame[ours])
         frame, origin = without(frame, is_bad_I, problem, origin, ledger)
+        if ours in ("user", "item"):
+            _remark_on_ids(frame[ours], column, ledger)
         if ours not in convert:
             continue
         values, is_bad_I, kind = convert[ours](frame[ours])
@@ -135,6 +152,7 @@ def checked(
             # Again: a column of integers and one word has been read as floats.
             values, _, _ = convert[ours](frame[ours])
         frame = pandas().DataFrame({**frame, ours: values}, copy=False)
+    ledger.remark_on_users(frame["user"])
     return frame
 
 
@@ -150,8 +168,35 @@ def without(
     if not is_bad_I.any():
         return frame, origin
     first = origin.first(is_bad_I)
-    ledger.reject(problem, int(is_bad_I.sum()), first, origin, got)
+    users = known(frame["user"][is_bad_I])
+    ledger.reject(problem, int(is_bad_I.sum()), first, origin, got, users)
     return frame[~is_bad_I].reset_index(drop=True), origin.without(is_bad_I)
+
+
+def known(ids: Series) -> Series:
+    """Those that are not missing."""
+    return ids[~_is_missing(ids)]
+
+
+def _remark_on_ids(ids: Series, column: str, ledger: Ledger) -> None:
+    """Remarks on ids that may be none: spellings of null, texts of several lines."""
+    if pandas().api.types.is_numeric_dtype(ids):
+        return
+    code_I, distinct = codes(ids)
+    texts = [str(one) for one in distinct]
+    for n, text in enumerate(texts):
+        if text.strip().lower() in _NULLS:
+            ledger.remark(
+                f"column {column!r} has the id {text!r} in {(code_I == n).sum():,} "
+                "rows: where it stands for no value, leave the field empty "
+                "(data.broken=skip drops and counts such rows)"
+            )
+    if long := [text for text in texts if "\n" in text]:
+        num_lines = 1 + max(text.count("\n") for text in long)
+        ledger.remark(
+            f"column {column!r} has an id over {num_lines:,} lines: the text between "
+            f"two quotes, such as {long[0][:30]!r}"
+        )
 
 
 def integers_or_text(column: Series) -> Series:
@@ -240,7 +285,7 @@ def _id_array(ids: Any, name) -> np.ndarray:
     array = np.asarray(ids)
     kind = pandas().api.types.infer_dtype(array, skipna=False)
     if kind == "string":
-        return array.astype(str)
+        return _fixed_width(array.tolist(), name)
     values = ids.tolist()
     if kind == "floating" and all(map(float.is_integer, values)):
         if max(map(abs, values)) <= 2**53:  # above, a float is not one integer
@@ -260,6 +305,16 @@ def _id_array(ids: Any, name) -> np.ndarray:
             f"column {name!r} holds different ids with the same text {repeated!r}, of "
             f"kind {kind}. Convert them to one type."
         )
+    return _fixed_width(texts, name)
+
+
+def _fixed_width(texts: list[str], name) -> np.ndarray:
+    """The texts as an array of strings, which cannot hold all of them."""
+    if cut := [text for text in texts if text.endswith("\0")]:
+        raise InputError(
+            f"column {name!r} has the id {cut[0][:40]!r}: an id cannot end in a NUL "
+            "character, which NumPy leaves out. Strip it."
+        )
     return np.array(texts, dtype=str)
 
 
@@ -274,13 +329,15 @@ def _integer_array(numbers: list[int]) -> np.ndarray | None:
 
 
 def _is_missing(values: Series) -> np.ndarray:
-    """Whether a value is null, NaN or an empty string: bool [I]."""
+    """Whether a value is null or a text of MISSING: bool [I]."""
     pd = pandas()
     is_missing_I = values.isna().to_numpy()
     kinds = pd.api.types
     if kinds.is_numeric_dtype(values) or kinds.is_datetime64_any_dtype(values):
         return is_missing_I
-    return is_missing_I | (values == "").fillna(False).to_numpy(bool)
+    for text in MISSING:
+        is_missing_I = is_missing_I | (values == text).fillna(False).to_numpy(bool)
+    return is_missing_I
 
 
 # What a conversion returns: the values, bool [I] whether one is bad, and what it lacks.

@@ -4,13 +4,15 @@ pandas' C parser does the work. What it finds odd is read once more, row by row,
 Python's csv module, which knows the line. A row that does not fit is broken; if the
 ledger lets it pass, the C parser gets the file without that line.
 
-A quote that is never closed would swallow the rows that follow. So a broken row is one
-line, and reading goes on at the next.
+A quote that is never closed would swallow the rows that follow, and where a later line
+has such a quote too, the C parser takes it all for one field. So fewer rows than lines
+are odd; a broken row is one line, and reading goes on at the next.
 
 A packed file is unpacked as it is read: its lines are those of the text.
 """
 
 import csv
+import functools
 import importlib
 import io
 import os
@@ -22,7 +24,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jaxrec.columns import DataFrame, Series, pandas
+from jaxrec.columns import MISSING, DataFrame, Series, pandas
 from jaxrec.errors import InputError
 from jaxrec.ledger import Ledger, Origin
 
@@ -64,8 +66,6 @@ _CHUNK_BYTES = 1 << 24
 PACKED = {".gz": "gzip", ".bz2": "bz2"}
 # What reading a file may raise; of a packed one, that it is damaged too.
 UNREADABLE = (OSError, EOFError, zlib.error)
-# Every other spelling, such as NA or null, may be somebody's id.
-_MISSING = ["", "nan", "NaN"]
 
 
 class TextFile:
@@ -140,7 +140,7 @@ class TextFile:
             UnicodeDecodeError,
         ) as error:
             frame, is_suspect, problem = None, True, " ".join(str(error).split())
-        if is_suspect and not self._is_checked:
+        if not self._is_checked and (is_suspect or self._has_joined_lines(frame)):
             self.check()
             if self._broken:
                 return self.parse(wanted, text=text)
@@ -167,7 +167,7 @@ class TextFile:
                 index_col=False,  # else a first row that is too long moves the columns
                 dtype={wanted[name]: str for name in text if name in wanted},
                 keep_default_na=False,
-                na_values=_MISSING,
+                na_values=MISSING,
                 quoting=layout.quoting,
                 chunksize=_CHUNK_ROWS,
                 low_memory=False,
@@ -187,6 +187,22 @@ class TextFile:
             name: _joined(columns.pop(name), is_text=name in text) for name in wanted
         }
         return pd.DataFrame(joined, copy=False), is_suspect
+
+    def _has_joined_lines(self, frame: DataFrame) -> bool:
+        """Whether some row runs over several lines."""
+        if self.layout.quoting == csv.QUOTE_NONE:
+            return False
+        return len(frame) < self._num_lines - (not self.layout.columns)
+
+    @functools.cached_property
+    def _num_lines(self) -> int:
+        """The lines that are not blank, the header too; 0 where no quote joins any."""
+        with _opened(self._path) as file:
+            blocks = iter(lambda: file.read(_CHUNK_BYTES), b"")
+            if not any(b'"' in block for block in blocks):
+                return 0
+            file.seek(0)
+            return sum(not is_blank for is_blank in map(bytes.isspace, file))
 
     def _open(self) -> Any:
         if not self._broken:

@@ -18,6 +18,7 @@ from jaxrec.errors import InputError
 from jaxrec.lookup import Lookup
 
 _SHOWN = 3
+_FILTERS = {"rating": "min_rating", "event": "events"}  # column -> its option
 
 
 def read(
@@ -31,7 +32,9 @@ def read(
 
     A table goes through what the log of the run went through, so that it means the same
     here: the filters by event and rating, the rule for repeats and the one for broken
-    rows; not the filters by count. A mapping is taken as it is.
+    rows; not the filters by count. One without the column of events, or of ratings, is
+    taken as filtered by it already, and the report remarks on it. A mapping is taken as
+    it is.
 
     >>> items = Lookup(np.array(["ham", "jam"]), "items")
     >>> dataset = read({"ann": ["jam", "tea", "ham"], "bob": []}, items, data={})
@@ -87,22 +90,33 @@ def _from_mapping(source: Mapping, items: Lookup) -> Dataset:
 
 def _named(columns: Sequence[str], data: Mapping[str, Any]) -> dict[str, str]:
     """The table's columns by the names that `readers` has for them."""
+    rating = "" if data["min_rating"] is None else data["rating"]
+    filters = {"rating": rating, "event": data["event"]}
     if not columns:
-        return {name: data[name] for name in ("user", "item", "time")}
+        return {name: data[name] for name in ("user", "item", "time")} | filters
     if isinstance(columns, str) or not 2 <= len(columns) <= 3:
         raise InputError(
             "columns must name user, item and time, or user and item where the rows "
             f"of histories are in time order: got {columns!r}."
         )
     user, item, *time = columns
-    return {"user": user, "item": item, "time": time[0] if time else ""}
+    return {"user": user, "item": item, "time": time[0] if time else "", **filters}
 
 
 def _from_table(
     source: Any, items: Lookup, data: Mapping[str, Any], names: dict[str, str]
 ) -> Dataset:
     rows = ledger.Ledger(data["broken"])
-    frame = _read_table(source, data, names, rows)
+    try:
+        frame = _read_table(source, names, rows)
+    except readers.NoRows:
+        return _from_mapping({}, items)
+    for name in _FILTERS:
+        if names[name] and name not in frame:
+            rows.remark(
+                f"without a column {names[name]!r} all rows are taken to be of "
+                f"data.{_FILTERS[name]}={data[_FILTERS[name]]}"
+            )
     report = {"rows_read": len(frame) + rows.num_rows, **rows.report()}
     # As numbers, so that users of whom a filter leaves nothing keep their place.
     code_I, user_ids = tables.sorted_codes(frame["user"])
@@ -115,21 +129,22 @@ def _from_table(
     return _encode(user_ids, length_U, log.item_ids, items, report, log.items - 1)
 
 
-def _read_table(
-    source: Any, data: Mapping[str, Any], names: dict[str, str], rows: ledger.Ledger
-) -> Any:
+def _read_table(source: Any, names: dict[str, str], rows: ledger.Ledger) -> Any:
     """The frame that `readers` makes of it, errors told in words of histories."""
-    names = {
-        **names,
-        "rating": "" if data["min_rating"] is None else data["rating"],
-        "event": data["event"],
-    }
+    options: Any = {**names, "optional": tuple(_FILTERS), "ledger": rows}
     try:
         if not isinstance(source, str | os.PathLike):
-            return readers.as_frame(source, **names, ledger=rows)
+            return readers.as_frame(source, **options)
         if not os.path.exists(source):
             raise InputError(f"there is no file {source}.")
-        return readers.read(source, **names, ledger=rows)
+        return readers.read(source, **options)
+    except readers.NoRows:
+        raise  # to be answered: no histories
+    except readers.NotATable as error:
+        raise InputError(
+            f"histories: {error} Or give a mapping of each user to a list of items, "
+            "oldest first: {user: [item, item]}."
+        ) from None
     except tables.MissingColumn as error:
         raise InputError(
             f"histories: {error.fact} Name them by columns=(user, item, time), on the "
@@ -141,11 +156,11 @@ def _read_table(
 
 def _filtered(frame: Any, data: Mapping[str, Any], report: dict) -> Any:
     """What the filters of the log leave of it; `report` takes the rows removed."""
-    if data["min_rating"] is not None:
+    if "rating" in frame:
         frame, report["rows_below_min_rating"] = preprocessing.filter_rating(
             frame, data["min_rating"]
         )
-    if data["events"]:
+    if "event" in frame:
         # Not `preprocessing.filter_events`: a few histories need not have every event.
         is_kept_I = frame["event"].astype(str).isin(data["events"]).to_numpy()
         report["rows_of_other_events"] = int((~is_kept_I).sum())

@@ -1,7 +1,8 @@
 """What is to be said of a table: its broken rows, refused or counted, and remarks."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -83,6 +84,7 @@ class Ledger:
         self._kinds: dict[str, dict] = {}
         self._got: dict[str, object] = {}  # by kind, what the first row has instead
         self._remarks: list[str] = []
+        self._users: set = set()  # of broken rows
         self.num_rows = 0
 
     def remark(self, text: str) -> None:
@@ -96,6 +98,7 @@ class Ledger:
         first: Sequence[int],
         origin: Origin,
         got: object = None,
+        users: Iterable = (),
     ) -> None:
         """Enters rows that are broken in one way.
 
@@ -105,6 +108,7 @@ class Ledger:
           first: lines or rows of the first of them, ascending.
           origin: says what these are.
           got: what the first of them has instead.
+          users: theirs, as far as they are known.
 
         Raises:
           InputError: the policy is "error".
@@ -127,6 +131,19 @@ class Ledger:
         numbers = kind[f"first_{origin.unit}s"]
         numbers += shown[: _SHOWN - len(numbers)]
         self.num_rows += count
+        self._users.update(users)
+
+    def remark_on_users(self, column: Any) -> None:
+        """Remarks on the users whose rows are all broken.
+
+        Args:
+          column: a pandas Series, the users of all other rows.
+        """
+        if lost := self._users and self._users - set(column.unique()):
+            shown = ", ".join(sorted(map(str, lost))[:_SHOWN])
+            more = ", ..." * (len(lost) > _SHOWN)
+            many = "s" * (len(lost) > 1)
+            self.remark(f"{len(lost):,} user{many} of broken rows only: {shown}{more}")
 
     def check(self, num_left: int, name: str) -> None:
         """Raises InputError if more rows are broken than are left: it is another table.

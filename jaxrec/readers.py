@@ -30,6 +30,17 @@ _FORMAT_OF_SUFFIX = {
 _CATEGORICAL = ("user", "item", "event")  # where they are strings: few are distinct
 
 
+class NoRows(InputError):
+    """A table with the wanted columns and nothing in them."""
+
+    def __init__(self, where: str):
+        super().__init__(f"{where} has no rows: expected interactions.")
+
+
+class NotATable(InputError):
+    """A value that is no table in memory."""
+
+
 def read(
     path: str | os.PathLike,
     *,
@@ -39,6 +50,7 @@ def read(
     time: str = "timestamp",
     rating: str = "",
     event: str = "",
+    optional: tuple[str, ...] = (),
     ledger: Ledger | None = None,
 ) -> DataFrame:
     """The interactions of a file, in its order.
@@ -62,6 +74,7 @@ def read(
       event: column that says what a row is, such as a view or a sale; "" leaves it out.
         `text` and `movielens` have no names of columns: there it only counts whether
         time and rating are "", and there are no events.
+      optional: "rating", "event" or both: left out where there is no such column.
       ledger: takes rows that cannot be read, or that miss an id, a time, a rating or an
         event; by default they are an error.
 
@@ -70,7 +83,8 @@ def read(
       and known. Times are int64 or float64 as given, or datetime64 in UTC.
 
     Raises:
-      InputError: no such file, format or column; or a broken row: it names the line.
+      InputError: no such file, format or column; no rows; or a broken row: it names
+        the line.
     """
     path, ledger = pathlib.Path(path), ledger or Ledger()
     names = columns.wanted(user=user, item=item, time=time, rating=rating, event=event)
@@ -90,8 +104,8 @@ def read(
         )
     try:
         if format == "parquet":
-            return _read_parquet(path, names, ledger)
-        return _read_text(path, delimited.LAYOUTS[format], names, ledger)
+            return _read_parquet(path, names, optional, ledger)
+        return _read_text(path, delimited.LAYOUTS[format], names, optional, ledger)
     except delimited.UNREADABLE as error:
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise InputError(f"{path} cannot be read: {reason}.") from None
@@ -105,6 +119,7 @@ def as_frame(
     time: str = "timestamp",
     rating: str = "",
     event: str = "",
+    optional: tuple[str, ...] = (),
     ledger: Ledger | None = None,
 ) -> DataFrame:
     """The interactions of a table in memory: what `read` is to a file.
@@ -112,10 +127,11 @@ def as_frame(
     Args:
       source: a pandas DataFrame, anything that offers an Arrow stream (Polars, DuckDB,
         PyArrow: `__arrow_c_stream__`) or the older `__dataframe__`.
-      user, item, time, rating, event, ledger: as in `read`.
+      user, item, time, rating, event, optional, ledger: as in `read`.
 
     Raises:
-      InputError: not a table, no such column, or a broken row: it names the row.
+      InputError: not a table, no such column, no rows, or a broken row: it names the
+        row.
     """
     pd, ledger = pandas(), ledger or Ledger()
     names = columns.wanted(user=user, item=item, time=time, rating=rating, event=event)
@@ -128,11 +144,13 @@ def as_frame(
                 f"the {type(source).__name__} cannot be read as an Arrow table: "
                 f"{error}. Convert or drop that column."
             ) from None
-        columns.require(names, table.column_names, "the table")
+        names = columns.require(names, table.column_names, "the table", optional)
         return _from_arrow(table, names, Origin("", "row"), ledger, "the table")
     frame = source if isinstance(source, pd.DataFrame) else _interchange(source)
     header = [*map(str, frame.columns)]
-    columns.require(names, header, "the frame")
+    names = columns.require(names, header, "the frame", optional)
+    if frame.empty:
+        raise NoRows("the frame")
     frame = frame.iloc[:, [header.index(column) for column in names.values()]]
     frame = frame.reset_index(drop=True).set_axis(list(names), axis=1)
     frame = columns.checked(frame, names, Origin("", "row"), ledger)
@@ -144,13 +162,15 @@ def _read_text(
     path: pathlib.Path,
     layout: delimited.Layout,
     names: dict[str, str],
+    optional: tuple[str, ...],
     ledger: Ledger,
 ) -> DataFrame:
     pd = pandas()
     if layout.columns:
         names = {ours: ours for ours in names if ours in layout.columns}
-    file = delimited.TextFile(path, layout, ledger, [*names.values()])
-    columns.require(names, file.header, str(path))
+    needed = [column for ours, column in names.items() if ours not in optional]
+    file = delimited.TextFile(path, layout, ledger, needed)
+    names = columns.require(names, file.header, str(path), optional)
     if file.layout.separator != layout.separator:
         ledger.remark(
             f"the fields of the file are separated by {file.layout.separator!r}"
@@ -160,7 +180,7 @@ def _read_text(
     if not first:
         file.check()
         ledger.check(0, str(path))
-        raise InputError(f"{path} has no rows: expected interactions.")
+        raise NoRows(str(path))
     ids = ("user", "item")
     frame = None
     if all(columns.INTEGER.fullmatch(first[places[name]]) for name in ids):
@@ -195,12 +215,15 @@ def _refuse_header(frame: DataFrame, path: pathlib.Path) -> None:
 
 
 def _read_parquet(
-    path: pathlib.Path, names: dict[str, str], ledger: Ledger
+    path: pathlib.Path,
+    names: dict[str, str],
+    optional: tuple[str, ...],
+    ledger: Ledger,
 ) -> DataFrame:
     pyarrow = _pyarrow()
     try:
         schema = pyarrow.parquet.ParquetDataset(path).schema
-        columns.require(names, schema.names, str(path))
+        names = columns.require(names, schema.names, str(path), optional)
         # As they are in most files: numbers into a list of the distinct strings.
         texts = [
             column
@@ -211,8 +234,6 @@ def _read_parquet(
         table = file.read(columns=list(names.values()))
     except pyarrow.ArrowException as error:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from None
-    if not table.num_rows:
-        raise InputError(f"{path} has no rows: expected interactions.")
     return _from_arrow(table, names, Origin(str(path), "row"), ledger, str(path))
 
 
@@ -220,6 +241,8 @@ def _from_arrow(
     table: Any, names: dict[str, str], origin: Origin, ledger: Ledger, where: str
 ) -> DataFrame:
     """The checked frame of an Arrow table; strings of ids and events as categories."""
+    if not table.num_rows:
+        raise NoRows(where)
     table = table.select(list(names.values())).rename_columns(list(names))
     for place, ours in enumerate(names):
         table = table.set_column(place, ours, _plain(table[ours], ours))
@@ -229,7 +252,10 @@ def _from_arrow(
             is_null_I = table[ours].is_null().to_numpy()
             problem = f"column {column!r} has no value"
             first = origin.first(is_null_I)
-            ledger.reject(problem, int(is_null_I.sum()), first, origin)
+            users = table["user"].filter(is_null_I).drop_null().to_pandas()
+            ledger.reject(
+                problem, int(is_null_I.sum()), first, origin, None, columns.known(users)
+            )
             origin, table = origin.without(is_null_I), table.filter(~is_null_I)
     # Column by column, and a column of the table is freed once it is copied: a log of
     # 20 M rows is not held twice.
@@ -274,7 +300,7 @@ def _pyarrow() -> Any:
 def _interchange(source: Any) -> DataFrame:
     if not hasattr(source, "__dataframe__"):
         lazy = " Call its collect() first." * hasattr(source, "collect")
-        raise InputError(
+        raise NotATable(
             "expected a pandas DataFrame or another with __arrow_c_stream__ or "
             f"__dataframe__, got {type(source).__name__}.{lazy}"
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxrec import output
+from jaxrec import ledger, output
 from jaxrec.command import command_parser, parse_command, run_command
 from jaxrec.errors import InputError
 from jaxrec.recommender import DEFAULT_K, MEASURES, Recommender
@@ -24,7 +24,7 @@ __all__ = ["Recommender", "main"]
 def ids(text: str | None, *, flag: str) -> list[str] | None:
     """The ids that a flag names: "a,b,c", or "@FILE" with one a line.
 
-    >>> ids("a,b", flag="--users")
+    >>> ids("a, b", flag="--users")
     ['a', 'b']
 
     Raises:
@@ -35,9 +35,9 @@ def ids(text: str | None, *, flag: str) -> list[str] | None:
     if not text.startswith("@"):
         if text.endswith(".txt") and Path(text).is_file():
             raise InputError(f"{flag} {text} is a file: for the ids in it say @{text}.")
-        return text.split(",")
+        return [one.strip() for one in text.split(",")]
     try:
-        lines = Path(text[1:]).read_text().splitlines()
+        lines = Path(text[1:]).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{flag} {text} cannot be read: {error}.") from None
     return [line.strip() for line in lines if line.strip()]
@@ -100,7 +100,8 @@ def summary(report: Mapping[str, Any], asked_k: int | None) -> list[str]:
             lines.append(
                 f"histories: {name} {report[name]:,} of {report['rows_read']:,}"
             )
-    lines += [f"histories: {remark}" for remark in report.get("remarks", ())]
+    said = [*ledger.lines(report.get("broken", {})), *report.get("remarks", ())]
+    lines += [f"histories: {line}" for line in said]
     for name in ("allowed", "forbidden"):
         if report.get(f"{name}_items_unknown"):
             lines.append(
@@ -136,9 +137,18 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--allow", metavar="IDS", help="recommend these items only")
     parser.add_argument("--forbid", metavar="IDS", help="never recommend these items")
-    parser.add_argument(
-        "--keep-seen", action="store_true", help="do not leave out what a user has had"
-    )
+    seen = parser.add_mutually_exclusive_group()
+    for flag, filter_seen, help_ in (
+        ("--keep-seen", False, "recommend what a user has had too"),
+        ("--drop-seen", True, "do not; if neither is given, as the run was judged"),
+    ):
+        seen.add_argument(
+            flag,
+            dest="filter_seen",
+            action="store_const",
+            const=filter_seen,
+            help=help_,
+        )
     parser.add_argument(
         "--similar-to",
         metavar="IDS",
@@ -171,7 +181,7 @@ def check_flags(flags: Any) -> None:
         "--users": flags.users,
         "--histories": flags.histories,
         "--columns": flags.columns,
-        "--keep-seen": flags.keep_seen or None,
+        "--drop-seen" if flags.filter_seen else "--keep-seen": flags.filter_seen,
         "--measure": flags.measure,
     }
     given = {flag for flag, value in given.items() if value is not None}
@@ -207,7 +217,7 @@ def stream(recommender: Recommender, flags: Any) -> Iterator["pd.DataFrame"]:
         histories=flags.histories,
         columns=flags.columns.split(",") if flags.columns else (),
         k=flags.k,
-        filter_seen=not flags.keep_seen,
+        filter_seen=flags.filter_seen,
         on_progress=Progress("users"),
         **items,
     )

@@ -101,9 +101,29 @@ def add_comparison(found: Findings, *, group: bool) -> None:
     if len(paths) < 2 or not found.headline:
         return
     try:
-        found.comparison = compare(paths, metrics=found.headline, group=group)
+        compared = compare(paths, metrics=found.headline, group=group)
     except InputError as error:
         found.note("", "comparison", error)
+        return
+    found.comparison = renamed(
+        compared, {str(run.path): run.name for run in found.finished}
+    )
+
+
+def renamed(comparison: dict, names: Mapping[str, str]) -> dict:
+    """With a page's names of runs for their paths, by which `compare` may call them."""
+
+    def name(text: str) -> str:
+        given = text.removesuffix(" is better")
+        return names.get(given, given) + text[len(given) :]
+
+    return comparison | {
+        "runs": [row | {"name": name(row["name"])} for row in comparison["runs"]],
+        "pairs": [
+            pair | {key: name(pair[key]) for key in ("a", "b", "verdict")}
+            for pair in comparison["pairs"]
+        ],
+    }
 
 
 def check_output(path: Path) -> None:

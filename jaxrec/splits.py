@@ -14,6 +14,8 @@ counted in the report.
 import datetime
 import zlib
 from collections.abc import Callable
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -35,8 +37,10 @@ def leave_last_n(dataset: Dataset, *, holdout_n: int) -> Split:
     Raises:
       InputError: holdout_n is out of range, or no user is long enough.
     """
-    if holdout_n < 1:
-        raise InputError(f"data.holdout_n must be at least 1: got {holdout_n}.")
+    if not isinstance(holdout_n, Integral) or holdout_n < 1:
+        raise InputError(
+            f"data.holdout_n must be a whole number, at least 1: got {holdout_n!r}."
+        )
     is_held_out_U = dataset.lengths > 2 * holdout_n
     if not is_held_out_U.any():
         raise InputError(
@@ -60,8 +64,8 @@ def leave_last_n(dataset: Dataset, *, holdout_n: int) -> Split:
 def time_point(
     dataset: Dataset,
     *,
-    test_from: int | float | str,
-    valid_from: int | float | str | None = None,
+    test_from: int | float | str | datetime.date,
+    valid_from: int | float | str | datetime.date | None = None,
 ) -> Split:
     """Train on everything before a moment, test on everything from another one on.
 
@@ -73,14 +77,16 @@ def time_point(
 
     Args:
       dataset: the log, with times.
-      test_from: a number in the unit of the log's times; an ISO 8601 time, where these
-        are seconds since 1970 (in UTC, unless it names a zone); or, strictly between 0
-        and 1, a share of the interactions: the time of the first one after it.
+      test_from: a number in the unit of the log's times; an ISO 8601 time, datetime or
+        date, where these are seconds since 1970 (in UTC, unless it names a zone); or,
+        strictly between 0 and 1, a share of the interactions: the time of the first
+        one after it.
       valid_from: likewise; None for as many interactions of validation as of test.
 
     Raises:
       InputError: the times are unknown, or a part would be empty.
     """
+    test_from, valid_from = _plain(test_from), _plain(valid_from)
     time_I = _times(dataset)
     sorted_I = np.sort(time_I)
     test_time = _moment("test_from", test_from, sorted_I)
@@ -260,12 +266,21 @@ def _times(dataset: Dataset) -> np.ndarray:
     return time_I
 
 
-def _moment(option: str, given: int | float | str, sorted_I: np.ndarray) -> int | float:
+def _plain(given: Any) -> Any:
+    """A moment of any type as ISO 8601, a number as one of Python; others as given."""
+    if isinstance(given, datetime.date):  # a datetime or a pandas Timestamp too
+        return given.isoformat()
+    if isinstance(given, np.datetime64):
+        return str(given)
+    return given.item() if isinstance(given, np.number) else given
+
+
+def _moment(option: str, given: Any, sorted_I: np.ndarray) -> int | float:
     """What `test_from` or `valid_from` stands for, in the unit of the log's times."""
-    if isinstance(given, str):
+    if not isinstance(given, int | float):
         try:
             moment = datetime.datetime.fromisoformat(given)
-        except ValueError:
+        except (TypeError, ValueError):
             raise InputError(
                 f"data.{option} must be a number, a share of the interactions in "
                 f"(0, 1) or an ISO 8601 time such as 2024-03-31: got {given!r}."
@@ -279,7 +294,7 @@ def _moment(option: str, given: int | float | str, sorted_I: np.ndarray) -> int 
     return given
 
 
-def _shown(time: np.number, given: int | float | str) -> str:
+def _shown(time: np.number, given: Any) -> str:
     """A time of the log for a person who gave a moment: a date where that was one."""
     if isinstance(given, str):
         try:

@@ -11,7 +11,12 @@ from jaxrec.errors import InputError
 OPEN = {
     "method": "sasrec_auto",
     "data": {"name": "synthetic"},
-    "model": {"name": "sasrec", "width": "auto", "num_positions": "auto"},
+    "model": {
+        "name": "sasrec",
+        "width": "auto",
+        "num_positions": "auto",
+        "dropout": "auto",
+    },
     "loss": {"name": "auto"},
     "optim": {"name": "adam"},
     "train": {"batch_size": "auto", "max_length": "auto"},
@@ -27,6 +32,7 @@ def resolved(**fields) -> dict:
         "window": result["train"]["max_length"],
         "positions": result["model"]["num_positions"],
         "width": result["model"]["width"],
+        "dropout": result["model"]["dropout"],
         "batch": result["train"]["batch_size"],
         "valid": result["eval"]["max_valid_users"],
     }
@@ -48,6 +54,7 @@ def resolved(**fields) -> dict:
             "interactions",
             {9: 64, 4_999_999: 64, 5_000_000: 128, 15_000_000: 256, 10**9: 256},
         ),
+        ("dropout", "interactions", {9: 0.3, 499_999: 0.3, 500_000: 0.1, 10**9: 0.1}),
         # 47 full batches and one user make 48 steps.
         (
             "batch",
@@ -76,6 +83,7 @@ def test_a_chosen_value_has_its_reason():
         "train.max_length=25",
         "model.num_positions=25",
         "model.width=64",
+        "model.dropout=0.3",
         "loss.name=ce",
         "train.batch_size=16",
         "eval.max_valid_users=None",
@@ -127,7 +135,7 @@ def test_an_experiment_has_values_and_reasons():
             assert built.config["method"] == options == "sasrec_ce"
         else:
             assert {k: built.config[section][k] for k in options} == options
-    assert built.chosen == reasons and len(reasons) == 6
+    assert built.chosen == reasons and len(reasons) == 7
     assert built.training.max_length == built.encoder.num_positions == 200
     assert built.config["loss"]["include_padding"] is False  # completed
     # A config without "auto" is what it was.

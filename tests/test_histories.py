@@ -140,6 +140,43 @@ def test_broken_rows_are_what_they_were_for_the_log(tmp_path):
     assert dataset.report["rows_broken"] == 2 and dataset.report["rows_read"] == 4
 
 
+def test_a_table_without_the_filters_columns_is_filtered_already(tmp_path):
+    filters = {"min_rating": 0, "event": "kind", "events": ("sale",)}
+    rows = {"u": ["a", "a"], "i": ["tea", "ham"], "t": [2, 1]}
+    frame = pd.DataFrame(rows)
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    for source in (frame, tmp_path / "new.csv"):
+        dataset = read(source, columns=("u", "i", "t"), **filters)
+        assert per_user(dataset) == {"a": ["ham", "tea"]}
+        assert dataset.report["remarks"] == [
+            "without a column 'stars' all rows are taken to be of data.min_rating=0",
+            "without a column 'kind' all rows are taken to be of data.events=('sale',)",
+        ]
+    (tmp_path / "new.txt").write_text("a tea\na ham\n")
+    dataset = read(tmp_path / "new.txt", **filters)
+    assert per_user(dataset) == {"a": ["tea", "ham"]}
+    assert len(dataset.report["remarks"]) == 2
+    half = frame.assign(kind=["view", "sale"])
+    dataset = read(half, columns=("u", "i", "t"), **filters)
+    assert per_user(dataset) == {"a": ["ham"]} and len(dataset.report["remarks"]) == 1
+
+
+@pytest.mark.parametrize("dtype", [float, str, int, object])
+def test_a_table_of_no_rows_is_no_users(tmp_path, dtype):
+    frame = pd.DataFrame(columns=["user", "item", "ts"], dtype=dtype)
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    frame.to_parquet(tmp_path / "new.parquet")
+    for source in (frame, tmp_path / "new.csv", tmp_path / "new.parquet"):
+        assert read(source).num_users == 0
+
+
+def test_a_user_of_broken_rows_only_is_named(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("user,item,ts\na,tea,1\nb,ham,x\na,ham,2\n")
+    report = read(path, broken="skip").report
+    assert report["remarks"] == ["1 user of broken rows only: b"]
+
+
 @pytest.mark.parametrize(
     ("source", "columns", "message"),
     [
@@ -149,7 +186,9 @@ def test_broken_rows_are_what_they_were_for_the_log(tmp_path):
         ({"a": frozenset()}, (), "that of 'a' is a frozenset"),
         (pd.DataFrame({"user": ["a"]}), "user,item", "columns must name"),
         (pd.DataFrame({"user": ["a"]}), ("user",), "columns must name"),
-        (["tea"], (), "expected a pandas DataFrame"),
+        ([["tea"]], (), "a pandas DataFrame .* got list. Or give .* {user: .item, it"),
+        (iter([["tea"]]), (), "got list_iterator. Or give a mapping of each user to a"),
+        (pd.DataFrame({"user": ["a\0"], "item": ["tea"], "ts": 1}), (), "NUL"),
     ],
 )
 def test_what_is_no_history_is_an_input_error(source, columns, message):

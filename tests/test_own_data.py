@@ -112,6 +112,7 @@ def test_two_commands(log, capsys):
         "train.max_length",
         "model.num_positions",
         "model.width",
+        "model.dropout",
         "loss.name",
         "train.batch_size",
         "eval.max_valid_users",

@@ -245,6 +245,8 @@ def test_ids_of_any_other_type_are_whole_numbers_or_their_text(ids, expected):
 @pytest.mark.parametrize(
     "ids, message",
     [
+        (["a", "a\0"], r"the id 'a\\x00': an id cannot end in a NUL"),
+        ([7, "a\0"], r"the id 'a\\x00': an id cannot end in a NUL"),
         ([1, "1"], "different ids with the same text '1', of kind mixed-integer"),
         ([b"\xff", b"a"], "ids in bytes must be UTF-8 text: column 'item'"),
         ([["a"], ["b"]], "column 'item' holds values that are no ids: unhashable"),

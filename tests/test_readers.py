@@ -545,7 +545,118 @@ def test_skipped_rows(write, monkeypatch, content, expected, broken, chunk):
     content = "user,item,timestamp\n" + content + f"\n{line}" * 6
     found, report = skip(write("log.csv", content))
     assert found == expected + [again] * 6
+    report.pop("remarks", None)
     assert report == kinds(**broken)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('user-1,"item-3,5', "',' expected after '\"'"),
+        ('user-1,"12"" vinyl,5', "',' expected after '\"'"),
+    ],
+)
+def test_two_open_quotes_swallow_no_rows(write, line, problem):
+    """The C parser takes all between them for one field, and one row for right."""
+    lines = ["user,item,timestamp", *(f"user-{n},item-{n % 9},{n}" for n in range(30))]
+    lines[10] = lines[20] = line
+    found, report = skip(write("log.csv", "\n".join(lines)))
+    good = [n for n in range(30) if n not in (9, 19)]
+    assert found == [(f"user-{n}", f"item-{n % 9}", n) for n in good]
+    broken = {problem: [11], "unexpected end of data": [21]}
+    assert report == kinds(**broken)
+    with pytest.raises(InputError, match="log.csv, line 11: ',' expected"):
+        readers.read(write("log.csv", "\n".join(lines)))
+
+
+def test_an_id_of_several_lines_is_remarked_on(write):
+    """It is right by the letter: only a person can say whether it is meant."""
+    content = 'user,item,timestamp\na,"x,1\nb,y,2\nc,z",3\n' + "d,x,4\n" * 3
+    found, report = skip(write("log.csv", content))
+    assert found[0] == ("a", "x,1\nb,y,2\nc,z", 3) and len(found) == 4
+    (remark,) = report["remarks"]
+    assert "column 'item' has an id over 3 lines" in remark
+
+
+@pytest.mark.parametrize(
+    ("content", "is_reread"),
+    [
+        ('user,item,timestamp,x\n\n1,2,3,"a b"\n  \n4,5,6,"c ""d"\n\n', False),
+        ("user,item,timestamp,x\r\n\r\n1,2,3,a\r\n4,5,6,b", False),
+        ('user,item,timestamp,x\n1,2,3,"a\nb"\n4,5,6,x\n', True),
+    ],
+)
+def test_a_file_is_read_again_slowly_only_where_rows_join_lines(
+    write, monkeypatch, content, is_reread
+):
+    checks = []
+    monkeypatch.setattr(
+        delimited.TextFile, "_find_broken", lambda self: checks.append(1) or frozenset()
+    )
+    assert rows(readers.read(write("log.csv", content))) == [(1, 2, 3), (4, 5, 6)]
+    assert len(checks) == is_reread
+
+
+def test_users_of_broken_rows_only_are_named(write, tmp_path):
+    content = "user,item,timestamp\n7,1,1\n8,,2\n9,3,x\n7,,3\n" + "1,1,1\n" * 4
+    _, report = skip(write("log.csv", content))
+    assert report["remarks"] == ["2 users of broken rows only: 8, 9"]
+    table = {"user": [7, 8, 7, 1, 1], "item": pd.array([1, None, None, 1, 1], "Int64")}
+    frame = pd.DataFrame(table)
+    frame.to_parquet(tmp_path / "log.parquet")
+    _, report = skip(tmp_path / "log.parquet", time="")
+    assert report["remarks"] == ["1 user of broken rows only: 8"]
+    ledger = Ledger("skip")
+    readers.as_frame(frame, time="", ledger=ledger)
+    assert ledger.report()["remarks"] == report["remarks"]
+
+
+def test_spellings_of_null_are_ids_and_remarked_on(write):
+    lines = ["user,item", *["NULL,1"] * 3, r"\N,2", "ann,None", "nullable,4"]
+    path = write("log.csv", "\n".join(lines))
+    found, report = skip(path, time="")
+    ledger = Ledger("skip")
+    readers.as_frame(
+        pd.DataFrame(found, columns=lines[0].split(",")), time="", ledger=ledger
+    )
+    assert ledger.report() == report and report["rows_broken"] == 0
+    assert len(found) == 6 and found[0] == ("NULL", "1")
+    shown = [remark.partition(":")[0] for remark in report["remarks"]]
+    assert shown == [
+        "column 'user' has the id 'NULL' in 3 rows",
+        r"column 'user' has the id '\\N' in 1 rows",
+        "column 'item' has the id 'None' in 1 rows",
+    ]
+    assert all("data.broken=skip" in remark for remark in report["remarks"])
+
+
+@pytest.mark.parametrize("missing", ["", "nan", "NaN"])
+def test_what_is_missing_in_a_file_is_missing_in_a_table(write, tmp_path, missing):
+    frame = pd.DataFrame({"user": ["a", missing, "Nan"], "item": ["x", "y", "z"]})
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    frame.to_parquet(tmp_path / "log.parquet")
+    expected = [("a", "x"), ("Nan", "z")]
+    assert skip(tmp_path / "log.csv", time="")[0] == expected
+    assert skip(tmp_path / "log.parquet", time="")[0] == expected
+    ledger = Ledger("skip")
+    assert rows(readers.as_frame(frame, time="", ledger=ledger)) == expected
+    assert ledger.num_rows == 1
+
+
+def test_an_optional_column_may_be_missing(write, tmp_path):
+    frame = pd.DataFrame({"user": [1], "item": [2], "stars": [3]})
+    frame.to_csv(tmp_path / "log.csv", index=False, sep=";")
+    frame.to_parquet(tmp_path / "log.parquet")
+    names = {"time": "", "rating": "stars", "event": "kind"}
+    optional = {"optional": ("rating", "event")}
+    for suffix in ("csv", "parquet"):
+        got = readers.read(tmp_path / f"log.{suffix}", **names, **optional)
+        assert list(got.columns) == ["user", "item", "rating"] and len(got) == 1
+        with pytest.raises(InputError, match="expected one column 'kind'"):
+            readers.read(tmp_path / f"log.{suffix}", **names)
+    stream = readers._pyarrow().table(frame).to_reader()  # it can be read once only
+    for source in (frame, stream):
+        assert len(readers.as_frame(source, **names, **optional)) == 1
 
 
 def test_skipped_lines_that_are_no_text(write):
@@ -796,6 +907,7 @@ def test_as_frame_leaves_the_callers_frame_alone():
     "source, message",
     [
         ([1, 2], "expected a pandas DataFrame .* got list"),
+        (TABLE.set_axis(["x", "user", "item", "timestamp"], axis=1)[:0], "no rows"),
         (TABLE, "the frame: expected one column 'user', got 0"),
         (ArrowStream(), "the table: expected one column 'user', got 0"),
         (

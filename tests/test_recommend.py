@@ -94,6 +94,21 @@ def test_some_users_some_items_seen_ones_too(ask, recommender, tmp_path):
     assert "1 forbidden items are not in the log, 0 are" in said.out
 
 
+def test_seen_items_as_the_run_was_judged_unless_told(ask, recommender):
+    kept = recommender.recommend([105], filter_seen=False)
+    assert not kept.equals(recommender.recommend([105]))
+    judged_with_seen = "--noconfig.eval.filter_seen"
+    for flags, filter_seen in (
+        ([], True),
+        (["--keep-seen"], False),
+        ([judged_with_seen], False),
+        ([judged_with_seen, "--drop-seen"], True),
+    ):
+        table, _ = ask("--users", "105", *flags)
+        expected = recommender.recommend([105], filter_seen=filter_seen)
+        same(table, expected.astype({"source": str}))
+
+
 def test_new_users_from_a_file(ask, recommender, tmp_path):
     path = tmp_path / "new.csv"
     path.write_text("ts,sku,customer\n2,i04,7\n1,i02,7\n1,i99,8\n3,i98,7\n")
@@ -110,6 +125,25 @@ def test_new_users_from_a_file(ask, recommender, tmp_path):
     same(again, table)
 
 
+def test_a_table_of_no_rows_is_no_users(ask, tmp_path, recommender):
+    path = tmp_path / "new.csv"
+    path.write_text("ts,sku,customer\n")
+    for suffix in (".csv", ".parquet"):
+        table, said = ask("--histories", str(path), "--k", "2", suffix=suffix)
+        assert list(table.columns) == ["user", "rank", "item", "score", "source"]
+        assert table.empty and said.out.startswith("0 recommendations in ")
+    for dtype in (float, str):
+        empty = pd.DataFrame(columns=["customer", "sku", "ts"], dtype=dtype)
+        assert recommender.recommend(histories=empty).empty
+
+
+def test_ids_are_stripped_and_a_file_may_have_a_byte_order_mark(tmp_path):
+    assert recommend.ids("105, 102 ", flag="--users") == ["105", "102"]
+    path = tmp_path / "ids.txt"
+    path.write_bytes(b"\xef\xbb\xbf105\r\n zo\xc3\xa9\r\n")
+    assert recommend.ids(f"@{path}", flag="--users") == ["105", "zoé"]
+
+
 def test_neighbours_of_items(ask, recommender):
     table, said = ask("--similar-to", "i04,i02", "--measure", "dot", "--k", "3")
     same(table, recommender.similar(["i04", "i02"], k=3, measure="dot"))
@@ -123,6 +157,8 @@ def test_neighbours_of_items(ask, recommender):
     [
         (["--users", "100", "--histories", "x.csv"], "drop --users"),
         (["--similar-to", "i01", "--keep-seen"], "--similar-to is of items: drop --ke"),
+        (["--similar-to", "i01", "--drop-seen"], "--similar-to is of items: drop --dr"),
+        (["--keep-seen", "--drop-seen"], "not allowed with"),
         (["--measure", "dot"], "--measure is of --similar-to"),
         (["--columns", "a,b"], "--columns is of --histories"),
         (["--measure", "euclid"], "invalid choice"),
@@ -145,6 +181,18 @@ def test_what_was_not_asked_for_is_said_in_a_line():
     assert recommend.summary(report, asked_k=None) == [
         "k is 3, not 10: the log has no more items",
         "histories: is odd",
+    ]
+    broken = {
+        "rows_read": 5,
+        "rows_broken": 2,
+        "broken": {"column 'ts' has no value": {"rows": 2, "first_lines": [3, 5]}},
+        "remarks": ["1 user of broken rows only: b"],
+    }
+    report = {"k": 10, "users": 1, "lists_shorter_than_k": 0, **broken}
+    assert recommend.summary(report, asked_k=None) == [
+        "histories: rows_broken 2 of 5",
+        "histories: 2 rows (lines 3, 5): column 'ts' has no value",
+        "histories: 1 user of broken rows only: b",
     ]
     report = {"k": 10, "users": 9, "lists_shorter_than_k": 0}
     assert recommend.summary(report, asked_k=None) == []

@@ -5,18 +5,24 @@ import importlib.resources
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from jaxrec import compare, outcomes, report, synthetic
+from jaxrec import runs as finished
 from jaxrec import train as training
 from jaxrec.command import run_command
 from jaxrec.data import Dataset, leave_one_out
 from jaxrec.errors import InputError
-from jaxrec.pages import evidence, profiles, titles
+from jaxrec.held_out import HeldOut
+from jaxrec.pages import evidence, log, parts, profiles, protocol, results, titles
+from jaxrec.pages.findings import Findings
 from jaxrec.pages.markup import VOID
+from jaxrec.pages.story import Story
+from jaxrec.significance import Interval
 
 EVIL = "<script>alert('x')</script>&\"'"
 METRICS = ("hr@10", "ndcg@10")
@@ -141,6 +147,17 @@ class Page(html.parser.HTMLParser):
         raise AssertionError(f"no row {name!r} in {section}")
 
 
+def copy_as(run, copy, method, *, seed):
+    """A finished run under another name."""
+    shutil.copytree(run, copy)
+    config = json.loads((run / "config.json").read_text())
+    config["method"], config["train"]["seed"] = method, seed
+    result = json.loads((run / "result.json").read_text())
+    result |= {"method": method, "seed": seed, "config": config}
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "result.json").write_text(json.dumps(result))
+
+
 def make(paths, output, **options):
     return Page(report.report(paths, output=output, log=quiet, **options))
 
@@ -189,7 +206,9 @@ class TestForm:
     def test_the_style_sheet_is_packaged_and_whole(self, page):
         style = importlib.resources.files("jaxrec.pages").joinpath("page.css")
         assert style.read_text() in page.source
-        for what in ("prefers-color-scheme: dark", "@media print", "max-width: 34rem"):
+        dark, narrow = "prefers-color-scheme: dark", "max-width: 34rem"
+        shade = "no-repeat local"  # at an edge past which a table goes on
+        for what in (dark, narrow, "@media print", shade):
             assert what in page.source
         assert style.read_text().count("{") == style.read_text().count("}")
 
@@ -229,6 +248,25 @@ class TestNumbers:
                 assert cells[1] == [pair[x] for x in ("difference", "low", "high")]
                 assert cells[2] == [pair["p_holm"]]
                 assert pair["verdict"] in page.text["comparison"]
+
+    def test_diversity_is_beside_popularity_s_in_the_run_s_own_space(self, runs, page):
+        def rows(name):
+            found = [x for where, x in page.rows if where == "results"]
+            return [x[1:] for x in found if "".join(map(str, x[0])) == name]
+
+        for seed, name in enumerate([f"one{EVIL}", "other"]):
+            held_out = HeldOut(*finished.load(runs / f"run{seed}"), beyond_k=3)
+            own_N, floor_N = (
+                held_out.list_values[by]["diversity@3"]
+                for by in ("model", "popularity")
+            )
+            expected = [own_N.mean(), floor_N.mean(), (own_N - floor_N).mean()]
+            shown = [cell[0] for cell in rows(f"{name}-seed{seed}")[-1]]
+            assert shown == pytest.approx(expected)
+        assert "diversity" not in "".join(
+            str(cell) for _, cells in page.rows for cell in cells[:1]
+        )
+        assert len(rows("popularity")[-1]) == 4  # which has none of its own
 
     def test_slices_add_up_to_the_whole(self, runs, page):
         """Means of slices, weighted by their rows, are the mean of all rows."""
@@ -375,8 +413,27 @@ class TestGaps:
         training.train(run, tmp_path / "run", frame=frame, log=quiet)
         without = make(tmp_path / "run", tmp_path / "x.html")
         assert "examples" not in without.sections
-        page = make(tmp_path / "run", tmp_path / "x.html", frame=frame)
-        assert "examples" in page.sections
+        assert without.text[""].count("was trained on a table in memory") == 1
+        with pytest.raises(InputError, match="in memory.* frame=.* --config.data.path"):
+            finished.load(tmp_path / "run")
+        saved = {"options": [f"--config.data.path={runs / 'log.csv'}"]}
+        for found in ({"frame": frame}, saved):
+            page = make(tmp_path / "run", tmp_path / "x.html", **found)
+            assert "examples" in page.sections and "Missing" not in page.text[""]
+
+    @pytest.mark.parametrize("name", ["", "shop"])
+    def test_what_was_in_memory_is_known_by_its_config(self, name):
+        def override(*options, frame=None, **data):
+            run = {**settings("", "x"), "data": {"name": name, **data}}
+            return finished.override(run, options, frame=frame, source="x")
+
+        with pytest.raises(InputError, match="trained on a table in memory"):
+            override("--config.train.seed=1")
+        assert override(frame=1)["data"]["name"] == name
+        assert override(path="log.csv")["data"]["path"] == "log.csv"
+        assert override("--config.data.path=a.csv")["data"]["path"] == "a.csv"
+        # Another name, right or wrong, is for the data sets to judge.
+        assert override("--config.data.name=ml-1n")["data"]["name"] == "ml-1n"
 
     def test_a_committed_record(self, runs, tmp_path):
         path = tmp_path / "other-seed1.json"
@@ -421,11 +478,35 @@ class TestGaps:
             assert f"{name}, leave_one_out" in page.text["results"]
         assert "started on other data" in page.text[""]
 
-    def test_runs_of_one_name_are_told_by_their_path(self, runs, tmp_path):
-        shutil.copytree(runs / "run1", tmp_path / "copy")
-        paths = [runs / "run0", runs / "run1", tmp_path / "copy"]
+    def test_runs_of_one_name_are_told_by_the_end_of_their_path(self, runs, tmp_path):
+        copy = tmp_path / "copy"  # of the first, called like the second
+        copy_as(runs / "run0", copy, "other", seed=1)
+        paths = [runs / "run0", runs / "run1", copy]
         names = [run.name for run in evidence.read_all(paths)]
-        assert names == [f"one{EVIL}-seed0", *map(str, paths[1:])]
+        assert names == [f"one{EVIL}-seed0", "run1", "copy"]
+        page = make(paths[1:], tmp_path / "x.html", num_examples=1)
+        assert "run1 and copy on log" in page.text[""]
+        assert "run1 − copy" in page.text["comparison"]
+        for section in set(page.sections) - {"protocol"}:  # which names the folders
+            assert str(tmp_path) not in page.text[section]
+            assert str(runs) not in page.text[section]
+
+    def test_an_end_of_a_path_is_no_other_s_and_not_taken(self):
+        paths = [Path("/a/x/run"), Path("/a/y/run"), Path("/a/popularity")]
+        found = evidence.shortest_endings(paths, {"popularity"})
+        assert found == ["x/run", "y/run", "a/popularity"]
+
+    def test_a_verdict_has_the_page_s_names(self):
+        pair = {"a": "/r/a", "b": "/r/b", "p": 0.5}
+        verdicts = ["/r/b is better", "no difference shown"]
+        compared = {
+            "runs": [{"name": "/r/a"}, {"name": "other-seed1"}],
+            "pairs": [{**pair, "verdict": verdict} for verdict in verdicts],
+        }
+        found = report.renamed(compared, {"/r/a": "a", "/r/b": "b"})
+        assert [row["name"] for row in found["runs"]] == ["a", "other-seed1"]
+        said = [(x["a"], x["b"], x["verdict"]) for x in found["pairs"]]
+        assert said == [("a", "b", "b is better"), ("a", "b", "no difference shown")]
 
     def test_items_without_a_title_are_named(self, page):
         assert "Items without a title, shown by their id" in page.text[""]
@@ -470,6 +551,97 @@ class TestWrong:
         assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+def story(test, floor=None, leads=None, *, items=1000, window=25):
+    """Of runs that have these metrics, `r0` and so on; leads by metric, of each."""
+    runs = [
+        evidence.Evidence(
+            path=Path(f"r{i}"),
+            name=f"r{i}",
+            settings={"train": {"max_length": 25}},
+            data={"items": items},
+            epochs=[],
+            result={
+                "epochs": 1,
+                "test": of,
+                "test_popularity": floor or {},
+                "protocol": {"window": window},
+            },
+        )
+        for i, of in enumerate(test)
+    ]
+    names = list(test[0])
+    found = Findings(runs, metrics=names, headline=names[:2])
+    found.leads = {run.name: leads for run in runs} if leads else {}
+    return Story([found], {}, {})
+
+
+def text(section):
+    return html.unescape(re.sub(r"<[^>]*>", "", section.body))
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("floor", "lead", "expected"),
+        [
+            (0.1, (0.15, 0.1, 0.2), "; popularity has 0.1000. "),
+            (0.3, (-0.05, -0.1, -0.01), "; popularity has more, 0.3000. "),
+            (0.3, None, "; popularity has more, 0.3000. "),
+            (
+                0.2513,
+                (-0.0013, -0.01, 0.01),
+                "; popularity has more, 0.2513. Neither is shown to be better: the "
+                "difference is -0.0013 [-0.0100, +0.0100]. ",
+            ),
+            (
+                0.2,
+                (0.05, -0.01, 0.11),
+                "; popularity has 0.2000. Neither is shown to be better: the "
+                "difference is +0.0500 [-0.0100, +0.1100]. ",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("is_only", [True, False])
+    def test_the_best_run_beside_popularity(self, floor, lead, expected, is_only):
+        tests = [{"ndcg@10": 0.25}, {"ndcg@10": 0.1}][: 1 if is_only else 2]
+        leads = {"ndcg@10": Interval(*lead)} if lead else None
+        said = text(results.section(story(tests, {"ndcg@10": floor}, leads)))
+        kind = "has NDCG@10 of " if is_only else "has the highest NDCG@10 of the runs, "
+        assert said.startswith(f"r0 {kind}0.2500{expected}")
+        assert said.count("Neither") == expected.count("Neither")
+
+    @pytest.mark.parametrize(("items", "is_full"), [(10, True), (11, False)])
+    def test_lists_of_the_whole_catalogue_are_remarked_on(self, items, is_full):
+        test = {"ndcg@5": 0.5, "hr@10": 1.0, "ndcg@10": 0.6}
+        said = text(results.section(story([test], items=items)))
+        remark = "HR@10 and NDCG@10: the log has 10 items, and a list of as many leaves"
+        assert (remark in said) == is_full
+        assert ("100.0% have the hidden item among the first 10" in said) != is_full
+
+    def test_the_window_that_was_asked_for_and_what_fills_it(self):
+        made = story([{"hr@10": 0.5}], window=22)
+        said = "25 items, of which the longest history fills 22"
+        assert f"Windows of at most {said}. " in text(protocol.runs_section(made))
+        assert f"window, at most{said}" in text(protocol.manifest_section(made))
+        alike = story([{"hr@10": 0.5}] * 2, window=25)
+        assert "Windows of at most 25 items. " in text(protocol.runs_section(alike))
+
+    @pytest.mark.parametrize(
+        ("interval", "expected"),
+        [
+            ((101.0, 98.98, 104.0), "101 [99, 104]"),
+            ((9.5, 8.98, 10.5), "9.50 [8.98, 10.50]"),
+            ((0.5, -0.25, 0.75), "0.5000 [-0.2500, 0.7500]"),
+        ],
+    )
+    def test_an_interval_has_as_many_decimals_everywhere(self, interval, expected):
+        shown = parts.figures(Interval(*interval))
+        assert re.sub(r"<[^>]*>", "", shown) == expected
+
+    def test_remarks_on_the_log_are_a_line_each(self):
+        shown = log.plain(["one < two", "three"])
+        assert re.findall("<bdi>(.*?)</bdi>", shown) == ["one &lt; two", "three"]
+
+
 def test_the_command_writes_and_says_where(runs, tmp_path, capsys):
     path = tmp_path / "page.html"
     (tmp_path / "names.tsv").write_text("sku\tname\textra\n1\tOne\tx\n")
@@ -485,13 +657,7 @@ def test_the_command_writes_and_says_where(runs, tmp_path, capsys):
 def test_methods_are_compared_over_their_seeds(runs, tmp_path):
     """A third run: the second's method with another seed, and ranks of its own."""
     twin = tmp_path / "twin"
-    shutil.copytree(runs / "run1", twin)
-    for name in ("config.json", "result.json"):
-        value = json.loads((twin / name).read_text())
-        (value if name == "config.json" else value["config"])["train"]["seed"] = 7
-        if name == "result.json":
-            value["seed"] = 7
-        (twin / name).write_text(json.dumps(value))
+    copy_as(runs / "run1", twin, "other", seed=7)
     paths = [runs / "run0", runs / "run1", twin]
     page = make(paths, tmp_path / "x.html", group=True, num_examples=0)
     assert "other over seeds 1 and 7" in page.text["comparison"]
@@ -506,6 +672,10 @@ class TestTitles:
         expected = {"1": "One", "2": "a, b"}
         for source in (frame, tmp_path / "t.csv", str(tmp_path / "t.tsv")):
             assert titles.read(source) == expected
+        frame.to_csv(tmp_path / "t.TSV", index=False, sep=";")
+        frame.to_csv(tmp_path / "u.CSV", index=False, sep="|")
+        for name in ("t.TSV", "u.CSV"):
+            assert titles.read(tmp_path / name) == expected
         assert titles.read({1: "One"}) == {"1": "One"}
 
     def test_parquet(self, tmp_path):
@@ -519,6 +689,7 @@ class TestTitles:
         [
             ("id,title\n1,One\n", "expected one column 'item', got 0.*title, id"),
             ("item,title\n1,One\n1,Two\n", "item '1' has the titles 'One' and 'Two'"),
+            ("", "--titles .*t.csv is empty"),
             ('item,title\n"1,One\n2,Two\n', "cannot be read"),
         ],
     )
@@ -526,6 +697,10 @@ class TestTitles:
         (tmp_path / "t.csv").write_text(text)
         with pytest.raises(InputError, match=message):
             titles.read(tmp_path / "t.csv")
+
+    def test_no_table(self):
+        with pytest.raises(InputError, match="titles must be a mapping .* got list"):
+            titles.read(["One"])
 
 
 def test_profile_by_hand():

@@ -1,11 +1,15 @@
 """Splits, against loops over Python lists; and that all their readers take them."""
 
+import datetime
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from jaxrec import data, evaluator, experiment, loop, readers, splits, train
 from jaxrec.errors import InputError
 
+BERLIN = datetime.timezone(datetime.timedelta(hours=1))
 SPLITS = [
     ("leave_last_n", {"holdout_n": 2}),
     ("time_point", {"test_from": 70, "valid_from": 50}),
@@ -151,6 +155,10 @@ def test_a_share_is_the_time_of_the_first_interaction_after_it():
         ("2024-01-02", 1_704_153_600),
         ("2024-01-02T00:00:00+01:00", 1_704_150_000),
         ("2024-01-01 23:30:00.5", 1_704_151_800.5),
+        (datetime.date(2024, 1, 2), 1_704_153_600),
+        (datetime.datetime(2024, 1, 2, tzinfo=BERLIN), 1_704_150_000),
+        (pd.Timestamp("2024-01-01 23:30:00.5"), 1_704_151_800.5),
+        (np.datetime64("2024-01-02"), 1_704_153_600),
     ],
 )
 def test_iso_times_are_seconds_in_utc(text, seconds):
@@ -169,6 +177,8 @@ def test_iso_times_are_seconds_in_utc(text, seconds):
 @pytest.mark.parametrize(
     "options, message",
     [
+        ({"test_from": [50]}, r"data.test_from must be a number, .*: got \[50\]"),
+        ({"test_from": pd.NaT}, "data.test_from must be a number, .*: got 'NaT'"),
         ({"test_from": "soon"}, "data.test_from must be a number, a share.*got 'soon'"),
         ({"test_from": 50, "valid_from": "1,5"}, "data.valid_from must be a number"),
         ({"test_from": 50, "valid_from": 60}, "before data.valid_from=60, then before"),
@@ -286,7 +296,7 @@ def test_wrong_options_are_refused_before_there_is_data(name, options, message):
         splits.choose(name, seed=0, **{**NONE_GIVEN, **options})
 
 
-@pytest.mark.parametrize("wrong", [0, -2])
+@pytest.mark.parametrize("wrong", [0, -2, 1.5, 2.0])
 def test_leave_last_none(wrong):
     with pytest.raises(InputError, match=f"at least 1: got {wrong}"):
         splits.leave_last_n(random_log(), holdout_n=wrong)

@@ -6,12 +6,14 @@ The counterpart of `outcomes.read`, which wants a finished run and refuses all e
 import collections
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from jaxrec import config, outcomes, record
 from jaxrec.errors import InputError
 from jaxrec.outcomes import Outcome
+
+POPULARITY = "popularity"  # a name on a page that no run may have
 
 
 @dataclasses.dataclass(eq=False)
@@ -173,7 +175,7 @@ def read_epochs(path: Path) -> list[dict]:
 
 
 def read_all(paths: Iterable[str | Path]) -> list[Evidence]:
-    """Several runs, each with a name of its own: its path where others have the same.
+    """Several runs, each with a name of its own: of its path where others have it too.
 
     Raises:
       InputError: as `read`, or a run is given twice, or none.
@@ -185,9 +187,28 @@ def read_all(paths: Iterable[str | Path]) -> list[Evidence]:
     if twice[1] > 1:
         raise InputError(f"{twice[0]} is given {twice[1]} times: give it once.")
     count = collections.Counter(run.name for run in runs)
-    for run in runs:
-        run.name = run.name if count[run.name] == 1 else str(run.path)
+    taken = {POPULARITY, *(name for name in count if count[name] == 1)}
+    endings = shortest_endings([run.path.resolve() for run in runs], taken)
+    for run, ending in zip(runs, endings, strict=True):
+        run.name = run.name if run.name in taken else ending
     return runs
+
+
+def shortest_endings(paths: Sequence[Path], taken: Collection[str] = ()) -> list[str]:
+    """Of each path so much of its end that no other path has, and that is not taken.
+
+    >>> shortest_endings([Path("/runs/a"), Path("/runs/b"), Path("/old/b")])
+    ['a', 'runs/b', 'old/b']
+    """
+    return [
+        next(
+            ending
+            for n in range(1, len(path.parts) + 1)
+            if (ending := str(Path(*path.parts[-n:]))) not in taken
+            and all(x is path or x.parts[-n:] != path.parts[-n:] for x in paths)
+        )
+        for path in paths
+    ]
 
 
 def by_split(runs: Sequence[Evidence]) -> list[list[Evidence]]:

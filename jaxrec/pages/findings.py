@@ -10,17 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec import config, datasets, evaluator, experiment, metrics, runs, slices
+from jaxrec import datasets, evaluator, metrics, runs, slices
 from jaxrec.data import Holdout, Split
 from jaxrec.errors import InputError
 from jaxrec.held_out import HeldOut
 from jaxrec.outcomes import Outcome
-from jaxrec.pages.evidence import Evidence
+from jaxrec.pages.evidence import POPULARITY, Evidence
 from jaxrec.pages.profiles import Profile, profile
 from jaxrec.recommender import Recommender
 from jaxrec.significance import Interval
 
-POPULARITY = "popularity"
 Values = Mapping[str, np.ndarray]
 
 
@@ -53,7 +52,9 @@ class Findings:
       leads: by run and headline metric, the difference to popularity.
       slices: by run as `slices.means`, "popularity" among them.
       profile: of the log.
-      beyond: by run and metric, see `beyond`; numbers or Intervals.
+      beyond: by run, then of its lists ("model"), those of "popularity" and the "lead"
+        of the first over the second, by metric, see `beyond`; numbers or Intervals.
+        Diversity is in the run's own space, popularity's too.
       examples: drawn, not chosen.
       comparison: what `compare.compare` returns.
       missing: (name of run or runs, what is not there, why).
@@ -66,7 +67,9 @@ class Findings:
     leads: dict[str, dict[str, Interval]] = dataclasses.field(default_factory=dict)
     slices: dict[str, list[dict]] = dataclasses.field(default_factory=dict)
     profile: Profile | None = None
-    beyond: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    beyond: dict[str, dict[str, dict[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
     examples: list[Example] = dataclasses.field(default_factory=list)
     comparison: dict | None = None
     missing: list[tuple[str, str, str]] = dataclasses.field(default_factory=list)
@@ -166,13 +169,14 @@ def headline(names: Sequence[str], monitor: str) -> list[str]:
 def _values(outcome: Outcome, names: Sequence[str]) -> Values:
     """The metrics of each row as the run was judged, float64 [N] by name."""
     rank_N = outcome.filtered_N if outcome.is_filtered else outcome.unfiltered_N
-    return _of_ranks(rank_N, names)
+    return _of_ranks(rank_N, names, outcome.num_items)
 
 
-def _of_ranks(rank_N: np.ndarray, names: Sequence[str]) -> Values:
+def _of_ranks(rank_N: np.ndarray, names: Sequence[str], num_items: int) -> Values:
     import jax.numpy as jnp
 
     parsed = {name: metrics.parse(name) for name in names}
+    rank_N = metrics.uncut(rank_N, num_items)
     return {
         name: np.asarray(metric_fn(jnp.asarray(rank_N), k), float)
         for name, (metric_fn, k) in parsed.items()
@@ -181,8 +185,8 @@ def _of_ranks(rank_N: np.ndarray, names: Sequence[str]) -> Values:
 
 def _floor(split: Split, found: Findings) -> Values:
     ranks = evaluator.popularity_ranks(split, split.test)
-    is_filtered = found.runs[0].is_filtered
-    return _of_ranks(ranks.filtered if is_filtered else ranks.unfiltered, found.metrics)
+    rank_N = ranks.filtered if found.runs[0].is_filtered else ranks.unfiltered
+    return _of_ranks(rank_N, found.metrics, split.dataset.num_items)
 
 
 def _sliced(
@@ -203,12 +207,8 @@ def _load_split(found: Findings, options: Sequence[str], frame: Any) -> Split | 
     """The runs' split without a model; noted if it cannot be loaded any more."""
     run = found.finished[0]
     try:
-        settings = config.override(
-            run.settings,
-            options,
-            experiment.targets(),
-            supplied=experiment.SUPPLIED,
-            source=str(run.path),
+        settings = runs.override(
+            run.settings, options, frame=frame, source=str(run.path)
         )
         split = datasets.load(**settings["data"], frame=frame)
         if split.sha256() != run.split_sha256:
@@ -270,11 +270,17 @@ def _draw(num_rows: int, wanted: Wanted) -> np.ndarray:
 
 
 def _add_beyond(found: Findings, run: Evidence, held_out: HeldOut) -> None:
-    for key, name in (("model", run.name), (POPULARITY, POPULARITY)):
-        found.beyond[name] = {**held_out.catalogue_values[key]} | {
+    of_lists, of_all = held_out.list_values, held_out.catalogue_values
+    floor = of_lists["popularity"]
+    lead = {metric: x_N - floor[metric] for metric, x_N in of_lists["model"].items()}
+    found.beyond[run.name] = {
+        key: {**of_all.get(key, {})}
+        | {
             metric: slices.interval(value_N, held_out.holdout.user)
-            for metric, value_N in held_out.list_values[key].items()
+            for metric, value_N in values.items()
         }
+        for key, values in {**of_lists, "lead": lead}.items()
+    }
 
 
 def _examples(

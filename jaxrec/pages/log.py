@@ -96,6 +96,8 @@ def plain(value: Any) -> Markup:
     if isinstance(value, dict):
         lines = (element("div", f"{key}: ", plain(one)) for key, one in value.items())
         return join(lines)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return join(element("div", parts.given(one)) for one in value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return parts.given(text)
 

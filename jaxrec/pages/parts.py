@@ -1,7 +1,6 @@
 """The pieces that sections share: numbers, tables, figures, legends, notes."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxrec.pages import svg
@@ -21,9 +20,11 @@ def number(value: float, places: int = 4, sign: str = "") -> Markup:
     return element("data", f"{value:{sign},.{places}f}", value=repr(float(value)))
 
 
-def figures(value: float) -> Markup:
-    """A number of any size, in four figures or so."""
-    return number(value, 4 if abs(value) < 10 else 2 if abs(value) < 100 else 0)
+def figures(value: Interval) -> Markup:
+    """A number of any size with its interval, its largest in four figures or so."""
+    most = max(map(abs, value))
+    places = 4 if most < 10 else 2 if most < 100 else 0
+    return join([number(value.mean, places), " ", bounds(value, places=places)])
 
 
 def count(value: int) -> Markup:
@@ -36,14 +37,11 @@ def given(text: Any) -> Markup:
     return element("bdi", str(text))
 
 
-def bounds(
-    interval: Interval | None, sign: str = "", write: Callable | None = None
-) -> Markup | None:
+def bounds(interval: Interval | None, sign: str = "", places: int = 4) -> Markup | None:
     """An interval's ends, in brackets."""
     if interval is None:
         return None
-    write = write or partial(number, sign=sign)
-    low, high = write(interval.low), write(interval.high)
+    low, high = (number(x, places, sign) for x in (interval.low, interval.high))
     return element("span", "[", low, ", ", high, "]", class_="interval")
 
 

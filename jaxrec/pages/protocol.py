@@ -25,7 +25,7 @@ PROTOCOL = {
     "target_in_history": "a hidden item that the history has",
     "candidates": "candidates",
     "ties": "equal scores",
-    "window": "window",
+    "window": "window, at most",
     "valid_rows": "validation rows",
     "test_targets_tied": "test rows with an equal score",
     "test_targets_in_history": "test rows that hide a repeat",
@@ -73,17 +73,27 @@ def _on_what(found: Findings) -> Markup:
         if run.is_filtered
         else "among all items"
     )
-    windows = {run.settings.get("train", {}).get("max_length") for run in found.runs}
-    window = ", ".join(sorted({str(w) for w in windows if w is not None}))
+    windows = dict.fromkeys(map(_window, found.finished or found.runs))
     return join(
         [
             element("strong", parts.given(run.dataset)),
             f": {', '.join(size)}. " if size else ": ",
-            f"Split: {rule}. Windows of at most {window or 'unknown'} items. The "
+            f"Split: {rule}. Windows of at most {'; '.join(windows)}. The "
             f"hidden item is ranked {ranked}, of the whole catalogue; equal scores "
             "count against it.",
         ]
     )
+
+
+def _window(run: Evidence) -> str:
+    """The length that was asked for, and what the longest history fills of it.
+
+    An unfinished run says the first alone.
+    """
+    asked = run.settings.get("train", {}).get("max_length", "unknown")
+    filled = (run.result or {}).get("protocol", {}).get("window", asked)
+    short = "" if filled == asked else f", of which the longest history fills {filled}"
+    return f"{asked} items{short}"
 
 
 def status(run: Evidence) -> Markup:
@@ -169,7 +179,10 @@ def _manifest(run: Evidence) -> Markup:
     result: dict[str, Any] = run.result or {}
     protocol = result.get("protocol", {})
     pairs = [
-        (PROTOCOL.get(key, key.replace("_", " ")), plain(value))
+        (
+            PROTOCOL.get(key, key.replace("_", " ")),
+            plain(_window(run) if key == "window" else value),
+        )
         for key, value in protocol.items()
     ]
     pairs += [
@@ -178,9 +191,10 @@ def _manifest(run: Evidence) -> Markup:
     ]
     data = run.settings.get("data", {})
     pairs += [
-        ("interactions of a user, at least", plain(data["min_user"])),
-        ("interactions of an item, at least", plain(data["min_item"])),
-    ] * ("min_user" in data and "min_item" in data)
+        (f"interactions of {what}, at least", plain(data[key]))
+        for key, what in {"min_user": "a user", "min_item": "an item"}.items()
+        if key in data
+    ]
     pairs += [
         ("sha256 of the data", _code(run.data.get("sha256"))),
         ("sha256 of the split", _code(run.split_sha256 or None)),

@@ -1,7 +1,9 @@
 """The metrics of finished runs, with intervals, beside those of popularity."""
 
+import math
 from collections.abc import Mapping, Sequence
 
+from jaxrec.metrics import parse
 from jaxrec.pages import axes, parts, svg
 from jaxrec.pages.evidence import Evidence
 from jaxrec.pages.findings import POPULARITY, Findings
@@ -51,25 +53,55 @@ def _summary(found: Findings) -> Markup:
     name = found.headline[0]
     best = max(found.finished, key=lambda run: _test(run)[name])
     interval = found.intervals.get(best.name, {}).get(name)
-    floor = _floor(found).get(name)
+    metric = parts.metric(name)
     is_only = len(found.finished) == 1
     sentences = [
         element("strong", parts.given(best.name)),
-        " has " if is_only else " has the highest ",
-        f"{parts.metric(name)} of " if is_only else f"{parts.metric(name)}, ",
+        f" has {metric} of " if is_only else f" has the highest {metric} of the runs, ",
         parts.number(_test(best)[name]),
         *([" ", parts.bounds(interval)] if interval else []),
-        *(["; popularity has ", parts.number(floor)] if floor is not None else []),
+        _beside_popularity(found, best, name),
         ". ",
         _hit_rate(found, best),
     ]
-    return element("p", *sentences, class_="lead")
+    full = element("p", remark) if (remark := _remark(found)) else None
+    return join([element("p", *sentences, class_="lead"), full])
+
+
+def _beside_popularity(found: Findings, run: Evidence, name: str) -> Markup | None:
+    """What popularity has, and whether the run is shown to have another value."""
+    floor = _floor(found).get(name)
+    if floor is None:
+        return None
+    more = "has more, " if floor > _test(run)[name] else "has "
+    said = ["; popularity ", more, parts.number(floor)]
+    lead = found.leads.get(run.name, {}).get(name)
+    if lead is not None and lead.low <= 0 <= lead.high:
+        said += [". Neither is shown to be better: the difference is "]
+        said += [parts.number(lead.mean, sign="+"), " ", parts.bounds(lead, "+")]
+    return join(said)
+
+
+def _remark(found: Findings) -> str | None:
+    """On metrics of lists that hold the whole catalogue."""
+    num_items = found.runs[0].data.get("items")
+    full = [name for name in found.metrics if _is_full(found, name)]
+    if not full:
+        return None
+    return (
+        f"{parts.listed([parts.metric(name) for name in full])}: the log has "
+        f"{num_items:,} items, and a list of as many leaves none out."
+    )
+
+
+def _is_full(found: Findings, name: str) -> bool:
+    return parse(name)[1] >= found.runs[0].data.get("items", math.inf)
 
 
 def _hit_rate(found: Findings, run: Evidence) -> str | None:
     """A hit rate in words."""
     name = next((name for name in found.headline if name.startswith("hr@")), None)
-    if name is None:
+    if name is None or _is_full(found, name):
         return None
     num_rows = run.data.get("test_rows")
     rows = f"the {num_rows:,} test rows" if num_rows else "the test rows"
@@ -178,28 +210,45 @@ def _beyond(found: Findings) -> Markup | None:
     """What the lists are like."""
     if not found.beyond:
         return None
-    names = list(next(iter(found.beyond.values())))
-    # Popularity was added with the first model, and belongs below the last.
-    order = sorted(found.beyond, key=lambda name: name == POPULARITY)
-
-    def cell(value: float | Interval) -> Markup:
-        if isinstance(value, Interval):
-            ends = parts.bounds(value, write=parts.figures)
-            return join([parts.figures(value.mean), " ", ends])
-        return parts.number(value)
-
+    first = next(iter(found.beyond.values()))
+    *names, diversity = first["model"]  # the last is of a run's own space
+    of_lists = {run: of["model"] for run, of in found.beyond.items()}
+    of_lists[POPULARITY] = first["popularity"]
     rows = [
-        [parts.given(run), *(cell(found.beyond[run][name]) for name in names)]
-        for run in order
+        [parts.given(run), *(_cell(values[name]) for name in names)]
+        for run, values in of_lists.items()
     ]
     head = ["run", *(name.replace("_", " ") for name in names)]
     explained = parts.paragraph(
         "Coverage is the share of the catalogue that is in any list; Gini is 0 where "
         "every item is shown equally often and 1 where one item has it all; novelty is "
-        "in bits; mean popularity in training interactions; diversity is 1 minus the "
-        "mean cosine of a list's items.",
+        "in bits; mean popularity in training interactions.",
     )
-    return join([parts.table("What the lists are like", head, rows), explained])
+    kinds = {"model": "its lists", "popularity": "popularity's", "lead": "difference"}
+    own_rows = [
+        [parts.given(run), *(_cell(of[kind][diversity]) for kind in kinds)]
+        for run, of in found.beyond.items()
+    ]
+    own_explained = parts.paragraph(
+        "Diversity is 1 minus the mean cosine of a list's items, in the space of the "
+        "run's own embeddings, popularity's lists too. Runs have different spaces: "
+        "compare along a row, not down a column.",
+    )
+    title = f"{diversity.capitalize()}, by each run's own embeddings"
+    return join(
+        [
+            parts.table("What the lists are like", head, rows),
+            explained,
+            parts.table(title, ["run", *kinds.values()], own_rows),
+            own_explained,
+        ]
+    )
+
+
+def _cell(value: float | Interval) -> Markup:
+    if isinstance(value, Interval):
+        return parts.figures(value)
+    return parts.number(value)
 
 
 def _test(run: Evidence) -> Mapping[str, float]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec import columns as tables
+from jaxrec import delimited, ledger
 from jaxrec.errors import InputError
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_SEPARATORS = ",;\t|"
 
 
 def read(source: Any, columns: Sequence[str] = ("item", "title")) -> dict[str, str]:
@@ -18,7 +19,8 @@ def read(source: Any, columns: Sequence[str] = ("item", "title")) -> dict[str, s
 
     Args:
       source: a mapping; or a table with a row an item: a .csv, .tsv or .parquet file,
-        or a DataFrame. Further columns are left alone.
+        or a DataFrame. Further columns are left alone. The fields of text are separated
+        as its header is: by commas, semicolons, tabs or bars.
       columns: the table's, of the ids and of the titles.
 
     Raises:
@@ -31,8 +33,15 @@ def read(source: Any, columns: Sequence[str] = ("item", "title")) -> dict[str, s
         raise InputError(
             f"title columns must be two, of the ids and of the titles: got {columns!r}."
         )
-    where = str(source) if isinstance(source, str | Path) else "the table of titles"
-    frame = _read(Path(source)) if isinstance(source, str | Path) else source
+    if isinstance(source, str | Path):
+        where, frame = str(source), _read(Path(source), columns)
+    else:
+        where, frame = "the table of titles", source
+        if not isinstance(frame, tables.pandas().DataFrame):
+            raise InputError(
+                "titles must be a mapping {item: title}, a file or a pandas DataFrame: "
+                f"got {type(source).__name__}."
+            )
     present = [str(column) for column in frame.columns]
     for column in columns:
         if present.count(column) != 1:
@@ -54,17 +63,21 @@ def read(source: Any, columns: Sequence[str] = ("item", "title")) -> dict[str, s
     return titles
 
 
-def _read(path: Path) -> Any:
-    import pandas as pd
-
+def _read(path: Path, columns: Sequence[str]) -> Any:
+    pd = tables.pandas()
+    suffix = path.suffix.lower()
     if not path.is_file():
         raise InputError(f"--titles: there is no file {path}.")
-    if path.suffix not in (*_SEPARATORS, ".parquet"):
+    if suffix not in (".csv", ".tsv", ".parquet"):
         raise InputError(f"--titles must end in .csv, .tsv or .parquet: got {path}.")
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             return pd.read_parquet(path)
-        separator = _SEPARATORS[path.suffix]
+        layout = delimited.LAYOUTS[suffix[1:]]._replace(others=_SEPARATORS)
+        file = delimited.TextFile(path, layout, ledger.Ledger(), columns)
+        separator = file.layout.separator
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except InputError as error:
+        raise InputError(f"--titles {error}") from None
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"--titles {path} cannot be read: {error}.") from None
