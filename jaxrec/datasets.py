@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxrec import (
     config,
@@ -167,20 +167,20 @@ def load(
     }
     if name == "synthetic" and not path and frame is None:
         return hold_out(_synthetic(seed, filters))
-    names = {"user": user, "item": item, "time": time, "event": event}
-    names["rating"] = "" if min_rating is None else rating
     rows = ledger.Ledger(broken)
+    told: dict[str, Any] = {"user": user, "item": item, "time": time, "event": event}
+    told |= {"rating": "" if min_rating is None else rating, "ledger": rows}
     if frame is None:
         file = locate(name, path)
         # Of log.csv.gz as of log.csv: log.
         packed = file.suffix.lower() in delimited.PACKED
         name = name or (pathlib.Path(file.stem) if packed else file).stem
-        table = readers.read(file, format=format, **names, ledger=rows)
+        table = readers.read(file, format=format, **told)
     elif path:
         raise InputError(f"give a path or a frame, not both: got path={path!r}.")
     else:
         name = name or "unnamed"
-        table = readers.as_frame(frame, **names, ledger=rows)
+        table = readers.as_frame(frame, **told)
     return hold_out(preprocessing.build(table, name=name, **filters, ledger=rows))
 
 

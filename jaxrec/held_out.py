@@ -82,9 +82,9 @@ class HeldOut:
     def values(self, rank_N: np.ndarray) -> dict[str, np.ndarray]:
         """The run's metrics of each row, float64 [N] by name."""
         parsed = {name: metrics.parse(name) for name in self.names}
-        rank_N = jnp.asarray(metrics.uncut(rank_N, self.split.dataset.num_items))
+        placed_N = jnp.asarray(metrics.uncut(rank_N, self.split.dataset.num_items))
         return {
-            name: np.asarray(metric_fn(rank_N, k), float)
+            name: np.asarray(metric_fn(placed_N, k), float)
             for name, (metric_fn, k) in parsed.items()
         }
 
