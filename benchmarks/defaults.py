@@ -48,7 +48,7 @@ NOTES = (
 
 
 # Logs as a shop, a news page, a music service or a long tail have them, as far as sizes
-# go: arguments of synthetic.interactions.
+# go: arguments of synthetic.interactions. Of the long tail most items are never taken.
 LAWS: dict[str, dict[str, Any]] = {
     "tiny": {
         "num_users": 300,
@@ -78,7 +78,7 @@ LAWS: dict[str, dict[str, Any]] = {
         "min_length": 20,
         "max_length": 600,
     },
-    "large_catalogue": {
+    "long_tail": {
         "num_users": 10_000,
         "num_items": 110_000,
         "mean_length": 12.0,

@@ -15,7 +15,8 @@ what a user has had is not recommended again; for things that are taken over and
     --config.data.duplicates=keep --noconfig.eval.filter_seen
 
 Window, width, dropout, loss, batch and validation rows are "auto", which
-jaxrec/choices.py explains; any of them can be given instead. Then, where it was run:
+jaxrec/choices.py explains; any of them can be given instead (in Python, within
+`with config.ignore_type():`, since "auto" is text). Then, where it was run:
 
     python -m jaxrec.recommend --workdir runs/log-sasrec_ce-seed0 --output recs.csv
 

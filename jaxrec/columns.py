@@ -179,24 +179,18 @@ def known(ids: Series) -> Series:
 
 
 def _remark_on_ids(ids: Series, column: str, ledger: Ledger) -> None:
-    """Remarks on ids that may be none: spellings of null, texts of several lines."""
+    """Remarks on ids that may be none: spellings of null."""
     if pandas().api.types.is_numeric_dtype(ids):
         return
     code_I, distinct = codes(ids)
-    texts = [str(one) for one in distinct]
-    for n, text in enumerate(texts):
+    for n, text in enumerate(map(str, distinct)):
         if text.strip().lower() in _NULLS:
+            count = int((code_I == n).sum())
             ledger.remark(
-                f"column {column!r} has the id {text!r} in {(code_I == n).sum():,} "
-                "rows: where it stands for no value, leave the field empty "
-                "(data.broken=skip drops and counts such rows)"
+                f"column {column!r} has the id {text!r} in {count:,} "
+                f"row{'s' * (count > 1)}: where it stands for no value, leave the field "
+                "empty (data.broken=skip drops and counts such rows)"
             )
-    if long := [text for text in texts if "\n" in text]:
-        num_lines = 1 + max(text.count("\n") for text in long)
-        ledger.remark(
-            f"column {column!r} has an id over {num_lines:,} lines: the text between "
-            f"two quotes, such as {long[0][:30]!r}"
-        )
 
 
 def integers_or_text(column: Series) -> Series:
@@ -376,9 +370,9 @@ def _iso_times(values: Series) -> Series:
 def _iso_part(values: Series) -> Series:
     texts = values.astype(str)
     times = _parsed(texts)
-    is_left = times.isna()
-    if is_left.any():  # "2024-01-02 03:04:05 UTC", as BigQuery writes it
-        times[is_left] = _parsed(texts[is_left].str.replace(r" UTC$", "Z", regex=True))
+    if times.isna().any():  # "2024-01-02 03:04:05 UTC", as BigQuery writes it
+        # All of them once more: parts of other units do not go into one column.
+        times = _parsed(texts.str.replace(r" UTC$", "Z", regex=True))
     return times
 
 

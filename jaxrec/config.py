@@ -314,7 +314,8 @@ def _checked(config: Mapping, source: str) -> dict:
         except TypeError as error:
             raise InputError(
                 f"{source}: {key} holds {error}; a config holds only none, booleans, "
-                "numbers, strings, and tuples or dicts of these."
+                "numbers, strings, and tuples or dicts of these. Write times as ISO "
+                "8601 text."
             ) from None
     return copy
 

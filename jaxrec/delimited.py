@@ -220,13 +220,22 @@ class TextFile:
         """The lines of broken rows, each entered in the ledger."""
         lines: dict[str, list[int]] = {}
         example: dict[str, str] = {}
+        joined: list[int] = []
         for record in self._rows():
+            if any("\n" in field for field in record.fields):
+                joined.append(record.line)
             if record.problem:
                 lines.setdefault(record.problem, []).append(record.line)
                 example.setdefault(record.problem, record.text)
         for problem, numbers in lines.items():
             self._ledger.reject(
                 problem, len(numbers), numbers, self.origin, example[problem] or None
+            )
+        if joined:  # as CSV has it, but so it looks where two quotes were never closed
+            rows = "1 row runs" if len(joined) == 1 else f"{len(joined):,} rows run"
+            self._ledger.remark(
+                f"{rows} over several lines, within quotes; the first begins in line "
+                f"{joined[0]:,}"
             )
         return frozenset(n for numbers in lines.values() for n in numbers)
 

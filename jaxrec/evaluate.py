@@ -43,7 +43,7 @@ def evaluate(
     Args:
       workdir: the run's folder.
       options: changes to its config, such as "--config.data.path=moved.csv" or
-        "--config.eval.metrics=('hr@5',)".
+        "--config.eval.metrics=('hr@5',)"; the monitored metric is there besides.
       frame: a table of interactions in memory, if that is what it was trained on.
       part: "test" or "valid"; all of its rows.
       with_sampled: the unreliable metrics with 100 negatives too.

@@ -58,7 +58,7 @@ class HeldOut:
         self._experiment, self._params, self._beyond_k = experiment, params, beyond_k
         self.split = experiment.split
         self.holdout = getattr(experiment.split, part)
-        self.names = experiment.evaluation.metrics
+        self.names = experiment.evaluation.reported
         chunks = experiment.evaluator.cut(self.holdout)
         self.ranks: Ranks = experiment.evaluator.ranks(params, chunks)
 

@@ -35,7 +35,7 @@ def ids(text: str | None, *, flag: str) -> list[str] | None:
     if not text.startswith("@"):
         if text.endswith(".txt") and Path(text).is_file():
             raise InputError(f"{flag} {text} is a file: for the ids in it say @{text}.")
-        return [one.strip() for one in text.split(",")]
+        return [one.strip() for one in text.split(",") if one.strip()]
     try:
         lines = Path(text[1:]).read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -211,7 +211,7 @@ class Recommender:
         on_progress: Callable[[int, int], Any] | None = None,
     ) -> Iterator["pd.DataFrame"]:
         """As `similar`, a DataFrame for some thousand items at a time."""
-        k = self._checked_k(k)
+        k = self._checked_k(k, others=1)
         if measure not in MEASURES:
             raise InputError(
                 f"the measure must be one of {', '.join(MEASURES)}: got {measure!r}."
@@ -303,10 +303,11 @@ class Recommender:
     def _table_VD(self) -> Array:
         return self._experiment.encoder.apply({"params": self._params}, method="table")
 
-    def _checked_k(self, k: int | None) -> int:
+    def _checked_k(self, k: int | None, *, others: int = 0) -> int:
+        """The length of the lists; by default no longer than the items but `others`."""
         num_items = len(self._items.id_N)
         if k is None:
-            return min(DEFAULT_K, num_items)
+            return max(1, min(DEFAULT_K, num_items - others))
         is_number = isinstance(k, Integral) and not isinstance(k, bool)
         if not is_number or not 1 <= k <= num_items:
             raise InputError(

@@ -47,6 +47,8 @@ class Result(dict):
     """What result.json holds, shown by its metrics: all of it is a page."""
 
     def __repr__(self) -> str:
+        if not {"test", "dataset", "method", "seed"} <= self.keys():
+            return super().__repr__()
         means = ", ".join(f"{name} {mean:.4f}" for name, mean in self["test"].items())
         return (
             f"{self['dataset']}, {self['method']}, seed {self['seed']}: test {means}\n"

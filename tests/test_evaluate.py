@@ -75,12 +75,13 @@ def test_a_run_that_keeps_seen_items_is_used_as_it_was_judged(repeated):
     assert share_had(filter_seen=True) == set()
 
 
-def test_metrics_of_another_cut_off_need_no_monitor(result):
+def test_metrics_of_another_cut_off_have_the_monitor_besides(result):
     """The docstring's own example."""
     workdir, reported = result
     found = evaluate.evaluate(workdir, ["--config.eval.metrics=('hr@5',)"])
-    assert list(found["filtered"]) == ["hr@5"]
+    assert list(found["filtered"]) == ["hr@5", "ndcg@10"]
     assert found["filtered"]["hr@5"] <= reported["test"]["hr@10"]
+    assert found["filtered"]["ndcg@10"] == reported["test"]["ndcg@10"]
 
 
 @pytest.fixture(scope="module")

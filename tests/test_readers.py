@@ -190,6 +190,25 @@ def test_iso_times_become_seconds(write):
     assert log.items.tolist() == [4, 2, 3, 1, 5, 6]
 
 
+@pytest.mark.parametrize("others", [[], ["2015-01-02"], ["2015-01-02T03:04:07.25"]])
+def test_times_of_big_query_with_and_without_fractions(write, others):
+    """Whole and broken seconds are of other units, whatever stands beside them."""
+    stamps = ["2015-01-02 03:04:05.123456 UTC", "2015-01-02 03:04:06 UTC", *others]
+    got = times(write, stamps).iloc[:2]
+    expected = ["2015-01-02T03:04:05.123456", "2015-01-02T03:04:06"]
+    assert got.tolist() == [pd.Timestamp(text) for text in expected]
+
+
+def test_rows_over_several_lines_are_remarked_on(write):
+    ledger = Ledger()
+    text = 'user,item,timestamp,title\n1,1,1,"x\n1,2,2,y"\n1,3,3,z\n'
+    frame = readers.read(write("a.csv", text), ledger=ledger)
+    assert rows(frame) == [(1, 1, 1), (1, 3, 3)]
+    (remark,) = ledger.report()["remarks"]
+    assert remark.startswith("1 row runs over several lines, within quotes; the first")
+    assert remark.endswith("in line 2")
+
+
 def test_whole_seconds_are_integers(write):
     log = preprocessing.encode(
         pd.DataFrame({"user": 1, "item": 1, "timestamp": times(write, ["2015-01-02"])})
@@ -429,8 +448,8 @@ def test_a_csv_is_separated_as_its_header_is(write, separator):
     content = '"user";x;item;timestamp\n1;"3,5;y";2;5\n7;"a\nb";8;6\n3;4\n'
     found, report = skip(write("log.csv", content.replace(";", separator)))
     assert found == [(1, 2, 5), (7, 8, 6)]
-    (remark,) = report.pop("remarks")
-    assert remark == f"the fields of the file are separated by {separator!r}"
+    first, _ = report.pop("remarks")  # and the row of two lines
+    assert first == f"the fields of the file are separated by {separator!r}"
     assert report == kinds(**{FIELDS.replace("3", "4"): [5]})
 
 
@@ -569,13 +588,13 @@ def test_two_open_quotes_swallow_no_rows(write, line, problem):
         readers.read(write("log.csv", "\n".join(lines)))
 
 
-def test_an_id_of_several_lines_is_remarked_on(write):
+def test_an_id_of_several_lines_is_read_and_remarked_on(write):
     """It is right by the letter: only a person can say whether it is meant."""
     content = 'user,item,timestamp\na,"x,1\nb,y,2\nc,z",3\n' + "d,x,4\n" * 3
     found, report = skip(write("log.csv", content))
     assert found[0] == ("a", "x,1\nb,y,2\nc,z", 3) and len(found) == 4
     (remark,) = report["remarks"]
-    assert "column 'item' has an id over 3 lines" in remark
+    assert "1 row runs over several lines" in remark and remark.endswith("in line 2")
 
 
 @pytest.mark.parametrize(
@@ -624,8 +643,8 @@ def test_spellings_of_null_are_ids_and_remarked_on(write):
     shown = [remark.partition(":")[0] for remark in report["remarks"]]
     assert shown == [
         "column 'user' has the id 'NULL' in 3 rows",
-        r"column 'user' has the id '\\N' in 1 rows",
-        "column 'item' has the id 'None' in 1 rows",
+        r"column 'user' has the id '\\N' in 1 row",
+        "column 'item' has the id 'None' in 1 row",
     ]
     assert all("data.broken=skip" in remark for remark in report["remarks"])
 

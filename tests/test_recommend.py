@@ -109,6 +109,10 @@ def test_seen_items_as_the_run_was_judged_unless_told(ask, recommender):
         same(table, expected.astype({"source": str}))
 
 
+def test_ids_of_a_flag_without_blanks():
+    assert recommend.ids("a, b,,", flag="--users") == ["a", "b"]
+
+
 def test_new_users_from_a_file(ask, recommender, tmp_path):
     path = tmp_path / "new.csv"
     path.write_text("ts,sku,customer\n2,i04,7\n1,i02,7\n1,i99,8\n3,i98,7\n")
