@@ -188,8 +188,8 @@ def _remark_on_ids(ids: Series, column: str, ledger: Ledger) -> None:
             count = int((code_I == n).sum())
             ledger.remark(
                 f"column {column!r} has the id {text!r} in {count:,} "
-                f"row{'s' * (count > 1)}: where it stands for no value, leave the field "
-                "empty (data.broken=skip drops and counts such rows)"
+                f"row{'s' * (count > 1)}: where it stands for no value, leave the "
+                "field empty (data.broken=skip drops and counts such rows)"
             )
 
 

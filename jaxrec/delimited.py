@@ -106,6 +106,11 @@ class TextFile:
         if record.problem:
             raise InputError(f"{path}, line {record.line}: {record.problem}.")
         self.header = record.fields
+        if self.header[0].lower().startswith("sep="):
+            raise InputError(
+                f"{path}, line {record.line}: 'sep=' is a sign for spreadsheets, and "
+                "no header. Remove the line."
+            )
 
     def first_row(self) -> list[str]:
         """The fields of the first row that is not broken; [] where there is none."""
@@ -197,7 +202,7 @@ class TextFile:
     @functools.cached_property
     def _num_lines(self) -> int:
         """The lines that are not blank, the header too; 0 where no quote joins any."""
-        with _opened(self._path) as file:
+        with opened(self._path) as file:
             blocks = iter(lambda: file.read(_CHUNK_BYTES), b"")
             if not any(b'"' in block for block in blocks):
                 return 0
@@ -206,7 +211,7 @@ class TextFile:
 
     def _open(self) -> Any:
         if not self._broken:
-            return _opened(self._path)
+            return opened(self._path)
         return io.BufferedReader(_Without(self._path, self._broken), _CHUNK_BYTES)
 
     def _rows(self) -> Iterator["_Record"]:
@@ -252,7 +257,7 @@ class TextFile:
         return found
 
 
-def _opened(path: str | os.PathLike) -> Any:
+def opened(path: str | os.PathLike) -> Any:
     """The file, open for reading bytes; unpacked, if it is packed by its suffix."""
     module = PACKED.get(pathlib.Path(path).suffix.lower(), "io")
     return importlib.import_module(module).open(path, "rb")
@@ -268,7 +273,7 @@ def has_padded_number(path: str | os.PathLike, layout: Layout) -> bool:
     is_digit[list(b"0123456789")] = True
     is_pad = np.zeros(256, bool)
     is_pad[list(b"0+")] = True
-    with _opened(path) as file:
+    with opened(path) as file:
         carried = b"\n"
         while block := file.read(_CHUNK_BYTES):
             bytes_ = np.frombuffer(carried + block, np.uint8)
@@ -319,7 +324,7 @@ class _Without(io.RawIOBase):
     """The bytes of a file without some of its lines."""
 
     def __init__(self, path, without: frozenset[int]):
-        self._file = _opened(path)
+        self._file = opened(path)
         self._lines = _Lines(self._file, without)
         self._pending = b""
 
@@ -361,7 +366,7 @@ def _records(
 ) -> Iterator[_Record]:
     """Each row that is not blank; its fields are judged where the width is known."""
     empty = _empty_fields(layout)
-    with _opened(path) as file:
+    with opened(path) as file:
         source = _Lines(file, without)
         for number, line in source:
             more: list[tuple[int, bytes]] = []

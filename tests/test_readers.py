@@ -453,6 +453,11 @@ def test_a_csv_is_separated_as_its_header_is(write, separator):
     assert report == kinds(**{FIELDS.replace("3", "4"): [5]})
 
 
+def test_a_sign_for_spreadsheets_is_no_header(write):
+    with pytest.raises(InputError, match="a.csv, line 1: 'sep=' is a sign"):
+        readers.read(write("a.csv", "sep=;\nuser;item;timestamp\n1;2;3\n"))
+
+
 def test_a_csv_with_commas_may_have_semicolons(write):
     found, report = skip(write("log.csv", "user,a;b;c;d;e,item\n1,;,2\n"), time="")
     assert found == [(1, 2)] and "remarks" not in report

@@ -674,15 +674,20 @@ class TestTitles:
             assert titles.read(source) == expected
         frame.to_csv(tmp_path / "t.TSV", index=False, sep=";")
         frame.to_csv(tmp_path / "u.CSV", index=False, sep="|")
-        for name in ("t.TSV", "u.CSV"):
+        frame.to_csv(tmp_path / "p.csv.gz", index=False)
+        frame.to_csv(tmp_path / "p.tsv.bz2", index=False, sep="\t")
+        for name in ("t.TSV", "u.CSV", "p.csv.gz", "p.tsv.bz2"):
             assert titles.read(tmp_path / name) == expected
         assert titles.read({1: "One"}) == {"1": "One"}
 
     def test_parquet(self, tmp_path):
-        pytest.importorskip("pyarrow", reason="jaxrec[parquet] is not installed")
+        arrow = pytest.importorskip(
+            "pyarrow", reason="jaxrec[parquet] is not installed"
+        )
         frame = pd.DataFrame({"item": [1], "title": ["One"]})
         frame.to_parquet(tmp_path / "t.parquet")
-        assert titles.read(tmp_path / "t.parquet") == {"1": "One"}
+        for source in (tmp_path / "t.parquet", arrow.table(frame)):
+            assert titles.read(source) == {"1": "One"}
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -18,9 +18,10 @@ def read(source: Any, columns: Sequence[str] = ("item", "title")) -> dict[str, s
     {'7': 'Seven'}
 
     Args:
-      source: a mapping; or a table with a row an item: a .csv, .tsv or .parquet file,
-        or a DataFrame. Further columns are left alone. The fields of text are separated
-        as its header is: by commas, semicolons, tabs or bars.
+      source: a mapping; or a table with a row an item: a .csv (.csv.gz, .csv.bz2), .tsv
+        or .parquet file, a DataFrame or an Arrow table. Further columns are left alone.
+        The fields of text are separated as its header is: by commas, semicolons, tabs
+        or bars.
       columns: the table's, of the ids and of the titles.
 
     Raises:
@@ -37,6 +38,8 @@ def read(source: Any, columns: Sequence[str] = ("item", "title")) -> dict[str, s
         where, frame = str(source), _read(Path(source), columns)
     else:
         where, frame = "the table of titles", source
+        if hasattr(source, "to_pandas"):  # of Arrow, of polars
+            frame = source.to_pandas()
         if not isinstance(frame, tables.pandas().DataFrame):
             raise InputError(
                 "titles must be a mapping {item: title}, a file or a pandas DataFrame: "
@@ -66,6 +69,8 @@ def read(source: Any, columns: Sequence[str] = ("item", "title")) -> dict[str, s
 def _read(path: Path, columns: Sequence[str]) -> Any:
     pd = tables.pandas()
     suffix = path.suffix.lower()
+    if suffix in delimited.PACKED:
+        suffix = Path(path.stem).suffix.lower()
     if not path.is_file():
         raise InputError(f"--titles: there is no file {path}.")
     if suffix not in (".csv", ".tsv", ".parquet"):
@@ -75,8 +80,10 @@ def _read(path: Path, columns: Sequence[str]) -> Any:
             return pd.read_parquet(path)
         layout = delimited.LAYOUTS[suffix[1:]]._replace(others=_SEPARATORS)
         file = delimited.TextFile(path, layout, ledger.Ledger(), columns)
-        separator = file.layout.separator
-        return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+        with delimited.opened(path) as text:
+            return pd.read_csv(
+                text, sep=file.layout.separator, dtype=str, keep_default_na=False
+            )
     except InputError as error:
         raise InputError(f"--titles {error}") from None
     except (OSError, ValueError, ImportError) as error:
