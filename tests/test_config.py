@@ -237,7 +237,8 @@ def test_no_such_file(tmp_path, monkeypatch):
         (
             "def get_config(): return {'model': {'f': int}}",
             "{path}: model holds a type (<class 'int'>); a config holds only none, "
-            "booleans, numbers, strings, and tuples or dicts of these.",
+            "booleans, numbers, strings, and tuples or dicts of these. Write times as "
+            "ISO 8601 text.",
         ),
     ],
 )
