@@ -205,10 +205,19 @@ def test_dispatches_of_one_shape_are_traced_once(one_by_one):
     assert traces[0] > 0 and set(traces) == {traces[0]}
 
 
-def test_a_dispatch_of_many_steps_is_bitwise_the_steps_one_by_one(one_by_one):
+def test_a_dispatch_of_many_steps_is_the_steps_one_by_one(one_by_one):
+    """To rounding: with jax 0.12 the two programs add in another order.
+
+    A key's bias changes no attention. Its gradient is rounding alone, and Adam makes of
+    that up to a ten-thousandth of a step.
+    """
     recipe, users, states, sums, _ = one_by_one
     state, (loss_sum, weight) = dispatch(recipe, states[0], users)
-    assert_equal(state, states[-1])
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6),
+        state,
+        states[-1],
+    )
     assert float(weight) == sum(float(w) for _, w in sums)
     # The sums of the steps are added in another order.
     total = sum(float(loss) for loss, _ in sums)
