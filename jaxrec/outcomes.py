@@ -307,9 +307,8 @@ def metric_values(
         raise InputError(f"ties must be one of {', '.join(TIES)}: got {ties!r}.")
     metric_fn, k = metrics.parse(name)
     # Every rank there is, then look up: a million users share them.
-    rank_V = jnp.arange(1, outcome.num_items + 2)
-    value_V = np.asarray(metric_fn(rank_V, k), float)
-    value_V[-1] = 0  # a miss, also where k goes past the catalogue
+    rank_V = metrics.uncut(np.arange(1, outcome.num_items + 2), outcome.num_items)
+    value_V = np.asarray(metric_fn(jnp.asarray(rank_V), k), float)
     rank_N = outcome.filtered_N if filtered else outcome.unfiltered_N
     if ties == "pessimistic":
         return _per_user(value_V[rank_N - 1], outcome.user_N)
