@@ -211,8 +211,8 @@ def paired_tests(
     chance = {"num_samples": num_samples, "seed": seed}
     pairs = []
     for (a, a_U), (b, b_U) in itertools.combinations(value_GU, 2):
-        spread_U = of_ratio(a_U - b_U)
-        interval = significance.bootstrap_interval(spread_U, level=level, **chance)
+        spread_2U = of_ratio(a_U), of_ratio(b_U)
+        interval = significance.paired_bootstrap(*spread_2U, level=level, **chance)
         pairs.append(
             {
                 "metric": metric,
@@ -222,7 +222,7 @@ def paired_tests(
                 "low": interval.low,
                 "high": interval.high,
                 "p": significance.permutation_test(a_U, b_U, **chance),
-                "effect": significance.effect(spread_U, np.zeros_like(spread_U)),
+                "effect": significance.effect(*spread_2U),
             }
         )
     p_K = significance.holm([pair["p"] for pair in pairs])
