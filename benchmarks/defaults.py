@@ -27,6 +27,7 @@ from jaxrec import (
     evaluator,
     experiment,
     outcomes,
+    significance,
     synthetic,
     train,
 )
@@ -218,7 +219,7 @@ def row(name: str, folder: Path, chosen: Path) -> dict[str, Any]:
     difference_U = value_U - outcomes.metric_values(
         outcomes.read(chosen, "valid"), METRIC
     )
-    error = difference_U.std(ddof=1) / np.sqrt(len(difference_U))
+    error = significance.standard_error(difference_U)
     sections = one.result["config"]
     return {
         "changed": name,
@@ -228,7 +229,7 @@ def row(name: str, folder: Path, chosen: Path) -> dict[str, Any]:
         "loss": sections["loss"]["name"],
         METRIC: measure.shown(value_U.mean()),
         "difference": round(float(difference_U.mean()), 4),
-        "standard_error": round(float(error), 4),
+        "standard_error": round(error, 4),
         "best_epoch": one.result["best_epoch"],
         "train_s": measure.shown(one.result["seconds"]["train"]),
     }
