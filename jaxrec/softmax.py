@@ -23,7 +23,7 @@ TILE_SCORES = 2**21
 # A table is cut where a tile of its width would have fewer positions than this, and
 # then into tiles of so many positions and rows.
 _FEWEST_POSITIONS = 256
-_CUT_POSITIONS, _CUT_ROWS = 128, 8192
+_CUT_POSITIONS, _CUT_ROWS = 192, 8192
 
 
 # A CPU works on this many chunks of a small table side by side, each operation of one
@@ -50,7 +50,7 @@ def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
     """Positions and table rows of a tile, from the shapes alone.
 
     >>> tile_shape(3_417, 25_600), tile_shape(54_543, 6_400)
-    ((608, 3417), (128, 8192))
+    ((608, 3417), (192, 8192))
     """
     most = -(-num_positions // 8) * 8
     size = TILE_SCORES // num_rows // 8 * 8
@@ -189,27 +189,50 @@ def _tile(table: _Table, j) -> _Tile:
     return _Tile(first, table_CD, allowed_C, is_new_C)
 
 
-def _scores(chunk: _Chunk, tile: _Tile) -> tuple[Array, Array]:
-    """score_nC, -inf where there is no candidate, and is_target_nC."""
+class _Scores(NamedTuple):
+    """Of a chunk's positions and a tile's rows.
+
+    masked_nC: float32, -inf where a row does not compete with the position.
+    own_n: of the target; 0 where it is in another tile.
+    missing_n: of the target where masked_nC leaves it out, which is to be made up for;
+      -inf elsewhere. To let it in there would take one more pass over all scores.
+    """
+
+    masked_nC: Array
+    own_n: Array
+    missing_n: Array
+
+
+def _scores(chunk: _Chunk, tile: _Tile) -> _Scores:
     num_columns = len(tile.table_CD)
-    is_candidate_nC = tile.allowed_C[None]
+    competes_nC = (tile.allowed_C & tile.is_new_C)[None]
     if chunk.excluded_GX is not None:
         column_GX = chunk.excluded_GX - tile.first
         # Id 0 pads the list; whether PAD competes is for allowed_V to say.
         is_here_GX = (chunk.excluded_GX > 0) & (column_GX >= 0)
         column_GX = jnp.where(is_here_GX, column_GX, num_columns)
         local_G1 = jnp.arange(len(column_GX))[:, None]
-        mask_GC = jnp.broadcast_to(is_candidate_nC, (len(column_GX), num_columns))
+        mask_GC = jnp.broadcast_to(competes_nC, (len(column_GX), num_columns))
         mask_GC = mask_GC.at[local_G1, column_GX].set(False, mode="drop")
-        is_candidate_nC = mask_GC[chunk.local_n]
-    row_C = tile.first + jnp.arange(num_columns, dtype=jnp.int32)
-    is_target_nC = chunk.target_n[:, None] == row_C[None]
-    is_target_nC &= tile.is_new_C[None]
-    is_candidate_nC = is_target_nC | (is_candidate_nC & tile.is_new_C[None])
+        competes_nC = mask_GC[chunk.local_n]
     score_nC = jnp.dot(
         chunk.hidden_nD, tile.table_CD.T, preferred_element_type=jnp.float32
     )
-    return jnp.where(is_candidate_nC, score_nC, -jnp.inf), is_target_nC
+    masked_nC = jnp.where(competes_nC, score_nC, -jnp.inf)
+    column_n = chunk.target_n - tile.first
+    is_here_n = (column_n >= 0) & (column_n < num_columns)
+    column_n1 = jnp.where(is_here_n, column_n, 0)[:, None]
+    is_here_n &= tile.is_new_C[column_n1[:, 0]]
+    own_n, masked_n = (
+        jnp.take_along_axis(x_nC, column_n1, axis=-1)[:, 0]
+        for x_nC in (score_nC, masked_nC)
+    )
+    is_missing_n = is_here_n & (masked_n == -jnp.inf)
+    return _Scores(
+        masked_nC,
+        jnp.where(is_here_n, own_n, 0),
+        jnp.where(is_missing_n, own_n, -jnp.inf),
+    )
 
 
 def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
@@ -218,48 +241,58 @@ def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
     chains = _CPU_CHAINS if jax.default_backend() == "cpu" else 1
 
     def one_chunk(chunk: _Chunk):
-        """(sum, dhidden, dtable^T) of a chunk, but for the targets' own part."""
-        weight_n1 = chunk.weight_n[:, None]
-        score_nC, _ = _scores(chunk, tile)
-        highest_n1 = score_nC.max(axis=-1, keepdims=True)
+        """The sum of a chunk, and (dhidden, dtable^T, owed_n); see `_less_own`."""
+        scores = _scores(chunk, tile)
+        highest_n = jnp.maximum(scores.masked_nC.max(axis=-1), scores.missing_n)
         # A barrier, or it is computed again for each matmul.
-        unnormalised_nC = jax.lax.optimization_barrier(jnp.exp(score_nC - highest_n1))
-        total_n1 = unnormalised_nC.sum(axis=-1, keepdims=True)
-        own_n1 = jnp.take_along_axis(score_nC, chunk.target_n[:, None], axis=-1)
+        unnormalised_nC = jax.lax.optimization_barrier(
+            jnp.exp(scores.masked_nC - highest_n[:, None])
+        )
+        missing_n = jnp.exp(scores.missing_n - highest_n)
+        total_n = unnormalised_nC.sum(axis=-1) + missing_n
         # In this order: a large highest score would swallow the logarithm.
-        loss_n1 = jnp.log(total_n1) + (highest_n1 - own_n1)
-        total = jnp.where(weight_n1 > 0, weight_n1 * loss_n1, 0).sum()
+        loss_n = jnp.log(total_n) + (highest_n - scores.own_n)
+        total = jnp.where(chunk.weight_n > 0, chunk.weight_n * loss_n, 0).sum()
         if not with_gradients:
-            return total, None, None
-        scale_n1 = weight_n1 / total_n1
+            return total, None
+        scale_n1 = (chunk.weight_n / total_n)[:, None]
         hidden_grad_nD = scale_n1 * jnp.dot(unnormalised_nC, table.table_VD)
-        scaled_nD = scale_n1 * chunk.hidden_nD
-        return total, hidden_grad_nD, _transposed_dot(scaled_nD, unnormalised_nC)
+        table_grad_DV = _transposed_dot(scale_n1 * chunk.hidden_nD, unnormalised_nC)
+        owed_n = chunk.weight_n * (1 - missing_n / total_n)
+        return total, (hidden_grad_nD, table_grad_DV, owed_n)
 
     def body(i, carry):
-        total, hidden_grad_ND, table_grad_DV = carry
+        total, hidden_grad_ND, table_grad_DV, owed_N = carry
         chunks = [
             _chunk(hidden_ND, table, positions, i * chains + j, size // chains)
             for j in range(chains)
         ]
         for chunk, result in zip(chunks, map(one_chunk, chunks), strict=True):
-            some, hidden_grad_nD, some_grad_DV = result
+            some, gradients = result
             total += some
-            if hidden_grad_nD is not None:
+            if gradients is not None:
+                hidden_grad_nD, some_grad_DV, owed_n = gradients
                 hidden_grad_ND = _put(hidden_grad_ND, hidden_grad_nD, chunk)
                 table_grad_DV += some_grad_DV
-        return total, hidden_grad_ND, table_grad_DV
+                owed_N = _put(owed_N, owed_n, chunk)
+        return total, hidden_grad_ND, table_grad_DV, owed_N
 
     start = (
         jnp.zeros((), jnp.float32),
         jnp.zeros_like(hidden_ND),
         jnp.zeros_like(table.table_VD.T),
+        jnp.zeros_like(positions.weight_N),
     )
     num_turns = (positions.count + size - 1) // size
-    total, hidden_grad_ND, table_grad_DV = jax.lax.fori_loop(0, num_turns, body, start)
+    total, hidden_grad_ND, table_grad_DV, owed_N = jax.lax.fori_loop(
+        0, num_turns, body, start
+    )
+    table_grad_VD = table_grad_DV.T
     if not with_gradients:
-        return total, hidden_grad_ND, table_grad_DV.T
-    gradients = _less_own(hidden_grad_ND, table_grad_DV.T, hidden_ND, table, positions)
+        return total, hidden_grad_ND, table_grad_VD
+    gradients = _less_own(
+        hidden_grad_ND, table_grad_VD, hidden_ND, table, positions.target_N, owed_N
+    )
     return total, *gradients
 
 
@@ -269,15 +302,18 @@ def _transposed_dot(a_nD: Array, b_nC: Array) -> Array:
 
 
 def _less_own(
-    hidden_grad_ND, table_grad_VD, hidden_ND, table: _Table, positions: Positions
+    hidden_grad_ND, table_grad_VD, hidden_ND, table: _Table, target_N, owed_N
 ):
     """The gradients less what a softmax minus its one-hot target owes to the target.
 
     In a tile that would be one more pass over all scores; here it is N rows.
+
+    Args:
+      owed_N: the weight, less the target's share of it where the target was missing.
     """
-    weight_N1, target_N = positions.weight_N[:, None], positions.target_N
-    hidden_grad_ND -= weight_N1 * table.table_VD[target_N]
-    return hidden_grad_ND, table_grad_VD.at[target_N].add(-weight_N1 * hidden_ND)
+    owed_N1 = owed_N[:, None]
+    hidden_grad_ND -= owed_N1 * table.table_VD[target_N]
+    return hidden_grad_ND, table_grad_VD.at[target_N].add(-owed_N1 * hidden_ND)
 
 
 def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
@@ -296,13 +332,14 @@ def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
         return jax.lax.fori_loop(0, num_chunks, step, start)
 
     def normalise(chunk: _Chunk, tile: _Tile, carry):
-        score_nC, is_target_nC = _scores(chunk, tile)
-        highest_n, total_n, own_n = (_at(x_N, chunk) for x_N in carry)
-        higher_n = jnp.maximum(highest_n, score_nC.max(axis=-1))
+        scores = _scores(chunk, tile)
+        highest_n, total_n, own_n, missing_n = (_at(x_N, chunk) for x_N in carry)
+        higher_n = jnp.maximum(highest_n, scores.masked_nC.max(axis=-1))
         total_n *= jnp.exp(highest_n - higher_n)
-        total_n += jnp.exp(score_nC - higher_n[:, None]).sum(axis=-1)
-        own_n += jnp.where(is_target_nC, score_nC, 0).sum(axis=-1)
-        updated = (higher_n, total_n, own_n)
+        total_n += jnp.exp(scores.masked_nC - higher_n[:, None]).sum(axis=-1)
+        own_n += scores.own_n
+        missing_n = jnp.maximum(missing_n, scores.missing_n)
+        updated = (higher_n, total_n, own_n, missing_n)
         return tuple(
             _put(x_N, x_n, chunk) for x_N, x_n in zip(carry, updated, strict=True)
         )
@@ -311,20 +348,24 @@ def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
     # Not -inf, of which the difference of two is NaN: a tile may have no candidate.
     lowest_N = jnp.full_like(weight_N, jnp.finfo(jnp.float32).min)
     zero_N = jnp.zeros_like(weight_N)
-    highest_N, total_N, own_N = jax.lax.fori_loop(
-        0, num_tiles, partial(over_chunks, normalise), (lowest_N, zero_N, zero_N)
+    start = (lowest_N, zero_N, zero_N, zero_N - jnp.inf)
+    highest_N, total_N, own_N, missing_N = jax.lax.fori_loop(
+        0, num_tiles, partial(over_chunks, normalise), start
     )
-    loss_N = jnp.log(total_N) + (highest_N - own_N)
+    higher_N = jnp.maximum(highest_N, missing_N)
+    missing_N = jnp.exp(missing_N - higher_N)
+    total_N = total_N * jnp.exp(highest_N - higher_N) + missing_N
+    loss_N = jnp.log(total_N) + (higher_N - own_N)
     total = jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
     zero_ND, zero_VD = jnp.zeros_like(hidden_ND), jnp.zeros_like(table.table_VD)
     if not with_gradients:
         return total, zero_ND, zero_VD
 
     def differentiate(chunk: _Chunk, tile: _Tile, carry):
-        score_nC, _ = _scores(chunk, tile)
+        score_nC = _scores(chunk, tile).masked_nC
         hidden_grad_ND, table_grad_DC = carry
         scale_n1 = (chunk.weight_n / _at(total_N, chunk))[:, None]
-        shift_n1 = _at(highest_N, chunk)[:, None]
+        shift_n1 = _at(higher_N, chunk)[:, None]
         unnormalised_nC = jax.lax.optimization_barrier(jnp.exp(score_nC - shift_n1))
         hidden_grad_nD = scale_n1 * jnp.dot(unnormalised_nC, tile.table_CD)
         hidden_grad_nD += _at(hidden_grad_ND, chunk)
@@ -347,7 +388,11 @@ def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
     hidden_grad_ND, table_grad_VD = jax.lax.fori_loop(
         0, num_tiles, tile_gradient, (zero_ND, zero_VD)
     )
-    gradients = _less_own(hidden_grad_ND, table_grad_VD, hidden_ND, table, positions)
+    # Positions past the count have no total, and no weight.
+    owed_N = weight_N * (1 - missing_N / jnp.where(total_N > 0, total_N, 1))
+    gradients = _less_own(
+        hidden_grad_ND, table_grad_VD, hidden_ND, table, positions.target_N, owed_N
+    )
     return total, *gradients
 
 
