@@ -90,8 +90,9 @@ def train(
     if standing == workdirs.FINISHED:
         log(f"{folder} is finished; nothing is left to do")
         return Result(record.read_json(folder / "result.json"))
-    log(describe(built, folder))
     with interruptible() as interrupted, ExitStack() as stack:
+        stack.enter_context(workdirs.held(folder))
+        log(describe(built, folder))
         run = Run(built, began)
         # What cannot run fails in here, before anything is written.
         run.compile_epoch()

@@ -1,11 +1,18 @@
 """The folder of a run: whether one may begin, or go on, in it; never by accident."""
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxrec import config, data, record
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 NEW, INTERRUPTED, FINISHED = "new", "interrupted", "finished"
 
@@ -66,18 +73,59 @@ def standing(workdir: Path, built: Experiment, *, resume: bool) -> str:
     return FINISHED if all(ended[k] == wanted[k] for k in limits) else INTERRUPTED
 
 
-def begin(workdir: Path, built: Experiment) -> None:
-    """Makes the folder and writes what it was started with."""
-    statistics = {**data.statistics(built.split), "split_sha256": built.split.sha256()}
+@contextlib.contextmanager
+def held(workdir: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other processes from training in it meanwhile.
+
+    The system lets go of it however this process ends. A folder that was made here and
+    stays empty is removed. Windows, and file systems without locks, guard nothing.
+
+    Raises:
+      InputError: another process trains there, or the folder cannot be made.
+    """
+    is_new = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        folder = None if fcntl is None else os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+    try:
+        if fcntl is not None and folder is not None:
+            _lock(fcntl, folder, workdir)
+        yield
+    finally:
+        if folder is not None:
+            os.close(folder)
+        if is_new and not any(workdir.iterdir()):
+            workdir.rmdir()
+
+
+def _lock(fcntl, folder: int, workdir: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"another process trains in {workdir}: wait until it has ended, or choose "
+            "another workdir."
+        ) from None
+    except OSError:  # a network file system, say
+        pass
+
+
+def begin(workdir: Path, built: Experiment) -> None:
+    """Writes what the run was started with."""
+    statistics = {**data.statistics(built.split), "split_sha256": built.split.sha256()}
+    try:
         record.write_json(workdir / "data.json", statistics)
         record.write_json(workdir / "config.json", built.config)
     except OSError as error:
-        raise InputError(
-            f"the workdir {workdir} cannot be written: {error.strerror}. Choose "
-            "another."
-        ) from None
+        raise _unwritable(workdir, error) from None
+
+
+def _unwritable(workdir: Path, error: OSError) -> InputError:
+    return InputError(
+        f"the workdir {workdir} cannot be written: {error.strerror}. Choose another."
+    )
 
 
 def check_is_free(workdir: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxrec import batches, config, data, experiment, loop, synthetic, train
+from jaxrec import workdir as workdirs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment, Training, build, check_negatives
@@ -343,6 +344,22 @@ def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="workdir .* cannot be used"):
         train.train(settings(), tmp_path / "file", frame=frame, log=quiet)
+
+
+@pytest.mark.skipif(workdirs.fcntl is None, reason="the system has no such locks")
+def test_one_process_at_a_time_trains_in_a_folder(tmp_path, frame):
+    workdir = tmp_path / "run"
+    with workdirs.held(workdir):
+        with pytest.raises(InputError, match="another process trains in .*run"):
+            train.train(settings(), workdir, frame=frame, log=quiet)
+        assert workdir.is_dir()
+    assert not workdir.exists()  # it had stayed empty
+    train.train(settings(max_epochs=1), workdir, frame=frame, log=quiet)
+    with workdirs.held(workdir), pytest.raises(InputError, match="another process"):
+        train.train(
+            settings(max_epochs=2), workdir, frame=frame, log=quiet, resume=True
+        )
+    assert (workdir / "result.json").exists()
 
 
 def test_a_start_that_fails_leaves_nothing_behind(tmp_path, frame):
