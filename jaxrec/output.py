@@ -33,7 +33,7 @@ def write(frames: Iterable["pd.DataFrame"], path: str | Path) -> int:
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from None
     try:
-        with _Csv(part) if path.suffix == ".csv" else _Parquet(part) as sink:
+        with _Csv(part) if path.suffix.lower() == ".csv" else _Parquet(part) as sink:
             num_rows = 0
             for frame in frames:
                 sink.write(frame)
@@ -47,10 +47,11 @@ def write(frames: Iterable["pd.DataFrame"], path: str | Path) -> int:
 def check(path: str | Path, *, flag: str = "--output") -> None:
     """Raises InputError unless a table can be written to `path`, which `flag` named."""
     path = Path(path)
-    if path.suffix not in (".csv", ".parquet"):
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
         raise InputError(f"{flag} must end in .csv or .parquet: got {path}.")
     check_place(path, flag=flag)
-    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise InputError(
             f"{flag} as .parquet needs pyarrow, which is not installed: pip install "
             "'jaxrec[parquet]', or write a .csv."

@@ -12,13 +12,13 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".CSV", ".parquet"])
 def test_a_file_holds_the_parts_in_order(tmp_path, suffix):
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     path = tmp_path / f"table{suffix}"
     assert output.write(iter(PARTS), path) == 3
-    read = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
+    read = pd.read_csv(path) if suffix != ".parquet" else pd.read_parquet(path)
     expected = pd.DataFrame({"user": ["a", "b", "c"], "score": [1.5, 2.0, 0.25]})
     pd.testing.assert_frame_equal(read, expected)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
