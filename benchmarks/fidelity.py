@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from benchmarks import records
-from benchmarks.published import PUBLISHED, TITLES, TOLERANCES
+from benchmarks.published import PUBLISHED, TITLES, TOLERANCES, seconds_to_best
 from benchmarks.records import Record
 from benchmarks.variants import title, variant
 from jaxrec import significance
@@ -39,12 +39,15 @@ FASTER = (("sasrec_ce", "bert4rec"), ("sasrec_sampled_ce", "bert4rec"))
 Runs = Mapping[int, Record]
 
 
-def make_table(dataset: str, found: Mapping[str, Runs]) -> dict:
+def make_table(
+    dataset: str, found: Mapping[str, Runs], paces: Mapping[str, Mapping[str, float]]
+) -> dict:
     """Rows and claims of a data set, as table.json holds them.
 
     Args:
       dataset: its name, such as "ml-1m".
       found: records by method and seed, from `records.read_all`.
+      paces: seconds of an epoch by device and method, from `pace.read`.
 
     Returns:
       Plain numbers, rounded to 6 decimals: metrics are fractions in [0, 1], times
@@ -65,7 +68,7 @@ def make_table(dataset: str, found: Mapping[str, Runs]) -> dict:
         "claims": [*tested.values(), order([tested[pair] for pair in ORDER])],
         "beyond": [*claims(dataset, found, BEYOND).values()],
         "changes": changes(dataset, found),
-        "times": [time_claim(dataset, *pair, found) for pair in FASTER],
+        "times": [time_claim(dataset, *pair, found, paces) for pair in FASTER],
     }
     return {key: _rounded(value) for key, value in table.items()}
 
@@ -125,7 +128,8 @@ def against(
       The bar's status, "met", "missed", "no bar" or "not run"; and the difference, ours
       less the published: by itself, in standard errors of a mean over users, and in
       standard errors between seeds, sd * sqrt(1 + 1 / num_seeds) since the published
-      number is taken for one run. None stands for a division by no error.
+      number is taken for one run. None stands for a division by no error, and by the
+      spread of fewer than three seeds, which tells next to nothing.
     """
     start = {"published": published, "tolerance": tolerance}
     if measured is None:
@@ -134,7 +138,9 @@ def against(
     num_seeds, spread = len(measured["by_seed"]), measured["spread"]
     errors = {
         "in_standard_errors": measured["standard_error"],
-        "in_seed_errors": spread and spread * (1 + 1 / num_seeds) ** 0.5,
+        "in_seed_errors": spread * (1 + 1 / num_seeds) ** 0.5
+        if spread is not None and num_seeds > 2
+        else None,
     }
     if tolerance is None:
         status = "no bar"
@@ -159,7 +165,6 @@ def run_facts(run: Record) -> dict:
         >= result["config"]["train"]["patience"],
         "train_s": result["seconds"]["train"],
         "to_best_s": records.seconds_to_best(run),
-        "quiet_to_best_s": records.quiet_seconds_to_best(run),
         "device": result["device"],
         "date": result["date"],
         "commit": result["commit"],
@@ -192,7 +197,8 @@ def beats(dataset: str, better: str, worse: str, found: Mapping[str, Runs]) -> d
     if missing := [method for method in (better, worse) if method not in found]:
         return {**claim, "status": NOT_RUN, "missing": missing}
     effects = {name: paired(dataset, better, worse, name, found) for name in CLAIMED}
-    return {**claim, "effects": effects}
+    seeds = [sorted(found[method]) for method in (better, worse)]
+    return {**claim, "seeds": seeds, "effects": effects}
 
 
 def changes(dataset: str, found: Mapping[str, Runs]) -> list[dict]:
@@ -270,35 +276,43 @@ def order(parts: list[dict]) -> dict:
 
 
 def time_claim(
-    dataset: str, faster: str, slower: str, found: Mapping[str, Runs]
+    dataset: str,
+    faster: str,
+    slower: str,
+    found: Mapping[str, Runs],
+    paces: Mapping[str, Mapping[str, float]],
 ) -> dict:
-    """Training seconds to the best epoch of two methods, at their fastest epochs' pace.
+    """Training seconds to the best epoch of two methods, validation not in them.
 
-    Comparable on one device only; the mean over each method's seeds.
+    The mean best epoch over a method's seeds, at the pace of the two methods on the
+    device of their runs, which was measured in turn at one commit.
     """
     claim: dict = {
         "claim": f"{title(faster)} reaches its best epoch sooner than {title(slower)}"
     }
-    published = PUBLISHED.get(dataset, {})
-    if faster in published and slower in published:
-        pair = published[faster], published[slower]
-        claim["published_ratio"] = pair[0].train_s / pair[1].train_s
-    if missing := [method for method in (faster, slower) if method not in found]:
+    pair = faster, slower
+    if {*pair} <= PUBLISHED.get(dataset, {}).keys():
+        theirs = [seconds_to_best(dataset, method) for method in pair]
+        claim["published_ratio"] = theirs[0] / theirs[1]
+    if missing := [method for method in pair if method not in found]:
         return {**claim, "status": NOT_RUN, "missing": missing}
-    seconds = {
-        method: statistics.mean(map(records.quiet_seconds_to_best, runs.values()))
-        for method, runs in ((faster, found[faster]), (slower, found[slower]))
-    }
-    claim |= {"seconds": seconds, "ratio": seconds[faster] / seconds[slower]}
     devices = {
-        run.result["device"]
-        for method in (faster, slower)
-        for run in found[method].values()
+        run.result["device"] for method in pair for run in found[method].values()
     }
     if len(devices) > 1:
         reason = f"made on different devices: {'; '.join(sorted(devices))}"
         return {**claim, "status": "not comparable", "reason": reason}
-    return {**claim, "status": "holds" if claim["ratio"] < 1 else "fails"}
+    pace = paces.get(devices.pop(), {})
+    if missing := [f"the pace of {name}" for name in pair if name not in pace]:
+        return {**claim, "status": NOT_RUN, "missing": missing}
+    seconds = {
+        name: pace[name]
+        * statistics.mean(run.result["best_epoch"] for run in found[name].values())
+        for name in pair
+    }
+    ratio = seconds[faster] / seconds[slower]
+    status = "holds" if ratio < 1 else "fails"
+    return {**claim, "seconds": seconds, "ratio": ratio, "status": status}
 
 
 def _by_number(method: str) -> tuple[str, int]:

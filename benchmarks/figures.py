@@ -3,7 +3,8 @@
     python -m benchmarks.figures --dataset ml-1m
 
 <dataset>-negatives: test NDCG@10 against the number of negatives of the sampled
-softmax; <dataset>-curves: validation NDCG@10 against epoch and against training time.
+softmax; <dataset>-curves: validation NDCG@10 against epoch and against training time,
+which is the epochs at the pace that benchmarks.pace measured for the method.
 Each as SVG and PNG in benchmarks/figures/. What has no record yet is left out of the
 picture and named in its caption. Needs matplotlib: pip install 'jaxrec[figures]'.
 """
@@ -11,11 +12,12 @@ picture and named in its caption. Needs matplotlib: pip install 'jaxrec[figures]
 import argparse
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fidelity, markdown, records
+from benchmarks import fidelity, markdown, pace, records
 from benchmarks.fidelity import Runs, title
 from benchmarks.published import DATASETS, PUBLISHED
 from benchmarks.reproduce import DOCUMENT
@@ -98,8 +100,12 @@ def draw(dataset: str, folder: Path, output: Path) -> dict[str, str]:
 
     output.mkdir(parents=True, exist_ok=True)
     captions = {}
+    drawers = {
+        "negatives": draw_negatives,
+        "curves": partial(draw_curves, paces=pace.read(dataset)),
+    }
     with matplotlib.rc_context(LOOK):
-        for name, drawer in (("negatives", draw_negatives), ("curves", draw_curves)):
+        for name, drawer in drawers.items():
             figure = Figure(figsize=(7.2, 3.9))
             captions[name] = drawer(figure, dataset, found)
             stem = output / f"{dataset}-{name}"
@@ -129,8 +135,11 @@ def draw_negatives(figure, dataset: str, found: Found) -> str:
         axes.axhline(one["mean"], color=colour, ls=dash, lw=1.5, zorder=1)
         margin.plot((0, x), (one["mean"],) * 2, color=colour, ls=dash, lw=1.5)
         _whisker(margin, x, one, method)
-        text = f"{title(method)}  {markdown.fraction(one['mean'])}"
-        labels.append((one["mean"], text, method))
+        labels.append((one["mean"], _ours(method, one), method))
+    if num_negatives("sasrec_sampled_ce") in points:
+        one = fidelity.measure(found["sasrec_sampled_ce"], METRIC)
+        method = "sasrec_sampled_ce"
+        labels.append((one["mean"], _ours(method, one), method))
     for method, paper in PUBLISHED[dataset].items():
         if method in found:
             colour, _, marker = STYLES[method]
@@ -148,8 +157,9 @@ def draw_negatives(figure, dataset: str, found: Found) -> str:
         ylabel="test NDCG@10",
         title=f"{DATASETS[dataset]}: how many negatives does SASRec need?",
     )
-    axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1,000"])
-    axes.yaxis.set_major_formatter(_short)
+    ticks = [1, 10, 100, 1000, 3000]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.yaxis.set_major_formatter(_written(high - low))
     top = {"transform": margin.get_xaxis_transform(), "ha": "center", "va": "top"}
     margin.text(PAPER_X, 1, "paper", color=FAINT, fontsize=8, **top)
     _label(margin, labels, x=PAPER_X + 0.04)
@@ -195,20 +205,29 @@ def _draw_points(axes, dataset: str, points: Mapping[int, Runs]) -> None:
     )
 
 
-def draw_curves(figure, dataset: str, found: Found) -> str:
+def _ours(method: str, one: Mapping) -> str:
+    return f"{title(method)}, ours {markdown.fraction(one['mean'])}"
+
+
+def draw_curves(
+    figure, dataset: str, found: Found, paces: Mapping[str, Mapping[str, float]]
+) -> str:
     """Validation NDCG@10 against epoch and time; returns the caption."""
     by_epoch, by_time = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.085, right=0.74, bottom=0.125, top=0.92, wspace=0.09)
-    labels, highest = [], 0.0
+    labels, highest, paceless = [], 0.0, []
     for method in (method for method in CURVES if method in found):
         for place, (_, run) in enumerate(sorted(found[method].items())):
             values = [line[f"valid/{METRIC}"] for line in run.epochs]
             epochs = [line["epoch"] for line in run.epochs]
-            pace_min = min(line["train_s"] for line in run.epochs) / 60
             best = epochs.index(run.result["best_epoch"])
-            for axes, unit in ((by_epoch, 1.0), (by_time, pace_min)):
-                x = [epoch * unit for epoch in epochs]
-                _curve(axes, x, values, best, method, is_first=place == 0)
+            _curve(by_epoch, epochs, values, best, method, is_first=place == 0)
+            epoch_s = paces.get(run.result["device"], {}).get(method)
+            if epoch_s is None:
+                paceless.append(f"{title(method)}, seed {run.result['seed']}")
+            else:
+                minutes = [epoch * epoch_s / 60 for epoch in epochs]
+                _curve(by_time, minutes, values, best, method, is_first=place == 0)
             if place == 0:
                 labels.append((values[best], title(method), method))
             highest = max(highest, *values)
@@ -217,17 +236,18 @@ def draw_curves(figure, dataset: str, found: Found) -> str:
         ylabel="validation NDCG@10",
         title=f"{DATASETS[dataset]} by epoch",
         xlim=(0, None),
-        ylim=(0.3 * highest, 1.04 * highest),
+        ylim=(0, 1.04 * highest),
     )
     by_time.set(xlabel="minutes", title="by training time", xlim=(0, None))
-    by_epoch.yaxis.set_major_formatter(_short)
+    by_epoch.yaxis.set_major_formatter(_written(highest))
     _label(by_time, labels, x=1.07, marker_x=1.03)
     missing = [title(method) for method in CURVES if method not in found]
     return (
         f"Validation NDCG@10 on {DATASETS[dataset]} after every epoch; a mark is the "
-        "epoch that early stopping kept. Time is that of training steps, at the pace "
-        "of a run's fastest epoch, for the machine may have had other work."
-        f"{_absent(missing)}"
+        "epoch that early stopping kept; further seeds are paler. Time is that of "
+        "training steps, an epoch's as it was measured with the methods in turn "
+        "(`python -m benchmarks.pace`)."
+        f"{_absent(paceless, 'Not on the right, for want of a pace')}{_absent(missing)}"
     )
 
 
@@ -265,10 +285,10 @@ def _label(
         axes.text(x, y, text, transform=place, **style)
 
 
-def _short(value: float, place: int | None = None) -> str:
-    """A fraction on an axis, as the tables write it: .20, .1825."""
-    del place
-    return max(f"{value:.2f}", f"{value:.6g}", key=len).removeprefix("0")
+def _written(span: float) -> Callable[[float, Any], str]:
+    """How an axis of that length writes fractions: .20, or .025 where it is short."""
+    digits = 2 if span > 0.06 else 3
+    return lambda value, place: f"{value:.{digits}f}".removeprefix("0")
 
 
 def _dark(colour: str) -> str:
@@ -302,8 +322,8 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return places
 
 
-def _absent(missing: Sequence[str]) -> str:
-    return f" Not run yet: {', '.join(missing)}." if missing else ""
+def _absent(missing: Sequence[str], what: str = "Not run yet") -> str:
+    return f" {what}: {', '.join(missing)}." if missing else ""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -315,6 +335,10 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--dataset", default="ml-1m", help=", ".join(PUBLISHED))
     flags = parser.parse_args(argv)
+    if flags.dataset not in PUBLISHED:
+        raise InputError(
+            f"--dataset must be one of {', '.join(PUBLISHED)}: got {flags.dataset}."
+        )
     captions = draw(flags.dataset, records.RESULTS / flags.dataset, FIGURES)
     for name, caption in captions.items():
         print(f"{FIGURES / f'{flags.dataset}-{name}.svg'}: {caption}")

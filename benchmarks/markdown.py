@@ -37,7 +37,10 @@ def render(table: Mapping, *, link: str = "") -> str:
 
 
 def headline(table: Mapping) -> str:
-    """How many bars are met and how many claims hold; what is not run is counted."""
+    """How many bars are met and how many claims hold; what is not run is counted.
+
+    The order is no claim of its own: it is what three of them say together.
+    """
     bars = [
         against
         for row in table["rows"]
@@ -46,7 +49,12 @@ def headline(table: Mapping) -> str:
     ]
     counts = {
         name: Counter(one["status"] for one in ones)
-        for name, ones in (("Bars", bars), ("Claims", table["claims"]))
+        for name, ones in (
+            ("Bars", bars),
+            ("Claims of quality", table["claims"][:-1]),
+            ("The order", table["claims"][-1:]),
+            ("Claims of time", table["times"]),
+        )
     }
     counted = (
         f"{name}: {', '.join(f'{n} {status}' for status, n in sorted(of.items()))}"
@@ -72,7 +80,9 @@ def quality(table: Mapping) -> str:
     return (
         f"**Quality on the test part**{users}, ranked over the whole catalogue; in "
         "brackets the 95% bootstrap interval over users, ± the standard deviation "
-        "between seeds.\n\n" + _grid(["method", "seeds", *HEADINGS.values()], lines)
+        "between seeds. SASRec+ and a number: so many negatives a sequence. Popularity "
+        "counts the training part.\n\n"
+        + _grid(["method", "seeds", *HEADINGS.values()], lines)
     )
 
 
@@ -94,9 +104,11 @@ def distance(table: Mapping) -> str:
         return ""
     header = ["method", "metric", "paper", "ours", "difference", "in SE", "in seed SE"]
     return (
-        "**Distance to the paper.** SE: standard error of a mean over users; seed SE: "
-        "of our mean against one run, from the spread between seeds. The bar is on the "
-        "difference, above as much as below.\n\n" + _grid([*header, "bar"], lines)
+        "**Distance to the paper.** SE: standard error of our mean over users, from "
+        "which the paper's cannot be far; both are of the same users. Seed SE: of our "
+        "mean against one run, from the spread between three seeds or more. The bar is "
+        "on the difference, above as much as below.\n\n"
+        + _grid([*header, "bar"], lines)
     )
 
 
@@ -106,7 +118,9 @@ def claimed(table: Mapping) -> str:
         "**The claims.** Differences over the same users with 95% bootstrap intervals; "
         "size: mean over standard deviation of the users' differences; p: two-sided "
         "permutation test, adjusted by Holm within a column. A claim holds by NDCG@10 "
-        f"with p < .05.\n\n{_claims(table['claims'])}\n\n"
+        "with p < .05, of the runs whose seeds it names and for more users than these; "
+        "what other seeds would change, it cannot say."
+        f"\n\n{_claims(table['claims'])}\n\n"
         "**Beyond the paper.** SASRec+ 3000 never draws an item of the window as a "
         "negative, SASRec+ has them all in its softmax: what does that alone change?"
         f"\n\n{_claims(table['beyond'])}"
@@ -122,10 +136,12 @@ def _claims(claims: Iterable[Mapping]) -> str:
         ndcg, hit = claim["effects"]["ndcg@10"], claim["effects"]["hr@10"]
         size = f"{ndcg['effect_size']:+.2f}" if "effect_size" in ndcg else ""
         paper = signed(ndcg["published"]) if ndcg.get("published") is not None else ""
-        cells = [_interval(ndcg), size, probability(ndcg["p_holm"]), paper]
+        seeds = [", ".join(map(str, seeds)) for seeds in claim.get("seeds", ())]
+        cells = [" / ".join(seeds), _interval(ndcg), size]
+        cells += [probability(ndcg["p_holm"]), paper]
         cells += [_interval(hit), probability(hit["p_holm"])]
         lines.append([claim["claim"], _verdict(claim), *cells])
-    header = ["claim", "verdict", "NDCG@10: difference", "size", "p", "paper"]
+    header = ["claim", "verdict", "seeds", "NDCG@10: difference", "size", "p", "paper"]
     return _grid([*header, "HR@10: difference", "p"], lines)
 
 
@@ -164,9 +180,11 @@ def times(table: Mapping) -> str:
             ]
         )
     return (
-        "**Training time to the best epoch**, at the pace of a run's fastest epoch "
-        "(the machine may have had other work); the paper's ratio is of its training "
-        "times.\n\n" + _grid(["claim", "verdict", "seconds", "ratio", "paper"], lines)
+        "**Training time to the best epoch**, the mean over a method's seeds, without "
+        "validation: the epochs until then, at the pace that was measured with the "
+        "methods in turn (`python -m benchmarks.pace`). The paper's ratio is of its "
+        "training times, which hold validation, up to its best epochs.\n\n"
+        + _grid(["claim", "verdict", "seconds", "ratio", "paper"], lines)
     )
 
 
@@ -186,17 +204,18 @@ def runs(table: Mapping, link: str) -> str:
                     f"{run['epochs']}{'' if run['is_stopped_early'] else ' (limit)'}",
                     f"{run['train_s']:,.0f}",
                     f"{run['to_best_s']:,.0f}",
-                    f"{run['quiet_to_best_s']:,.0f}",
                     run["device"],
                 ]
             )
     if not lines:
         return ""
     header = ["method", "seed", "NDCG@10", "best epoch", "the paper's", "epochs run"]
-    header += ["training, s", "to the best, s", "at its fastest pace, s", "device"]
+    header += ["training, s", "to the best, s", "device"]
     return (
         "**Every run.** A seed links to its record; (limit): ended by the limit of "
-        "epochs, not by early stopping.\n\n" + _grid(header, lines)
+        "epochs, not by early stopping. Seconds are by the clock of a machine that had "
+        "other work too, at different commits: no two rows' can be compared.\n\n"
+        + _grid(header, lines)
     )
 
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import fidelity, markdown, records, variants
+from benchmarks import fidelity, markdown, pace, records, variants
 from benchmarks.published import PUBLISHED, TITLES
 from jaxrec import config, experiment, record, train
 from jaxrec import workdir as workdirs
@@ -178,7 +178,8 @@ def differences(old: Mapping, new: Mapping) -> list[str]:
 
 def write_table(dataset: str, folder: Path, document: Path) -> dict:
     """table.json, table.md and the document's part, from all records there are."""
-    table = fidelity.make_table(dataset, records.read_all(folder))
+    paces = pace.read(dataset)
+    table = fidelity.make_table(dataset, records.read_all(folder), paces)
     folder.mkdir(parents=True, exist_ok=True)
     record.write_json(folder / "table.json", table)
     head = (
@@ -223,11 +224,11 @@ def main(argv: Sequence[str]) -> None:
         help="train nothing; record the runs that have ended, and make the table",
     )
     flags = parser.parse_args(argv)
-    if not re.fullmatch(r"\d+(,\d+)*", flags.seeds):
+    if not re.fullmatch(r"\d+(, *\d+)*", flags.seeds):
         raise InputError(f"--seeds must be numbers such as 0,1,2: got {flags.seeds!r}.")
     table = reproduce(
         flags.dataset,
-        flags.methods.split(","),
+        [method.strip() for method in flags.methods.split(",")],
         [int(seed) for seed in flags.seeds.split(",")],
         runs=flags.runs,
         table_only=flags.table_only,

@@ -3,9 +3,9 @@
     python -m benchmarks.time_to_quality --dataset ml-1m
 
 From the committed records of runs (results/reproduce/): the first epoch whose
-validation NDCG@10 reaches 95% and 100% of the run's best, and the time until then, as
-the clock had it and, since others may have used the machine, at the pace of the run's
-fastest epoch. Validation after every epoch is in both; compiling in the first alone.
+validation NDCG@10 reaches 95% and 100% of the run's best, and the time until then: as
+the clock had it, and at the method's pace. Validation after every epoch is in both;
+compiling in the first alone.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure, records
+from benchmarks import measure, pace, records
 from benchmarks.published import PUBLISHED
 from benchmarks.records import Record
 from benchmarks.variants import title
@@ -27,10 +27,13 @@ SHARES = (0.95, 1.0)
 NOTES = (
     "wall: as the clock had it, from the start of the command: reading the data, "
     "compiling, training and validation, and whatever else the machine did meanwhile.",
-    "quiet: the epochs until then at the pace of the run's fastest epoch, training and "
-    "validation, without compiling; add compile_s for a first run.",
+    "paced: the epochs until then, each as long as it takes where the methods are "
+    "measured in turn (`python -m benchmarks.pace`), and the run's fastest "
+    "validation; without compiling: add compile_s for a first run. Rows can be "
+    "compared by this; by the clock they cannot, for the machine had other work and "
+    "the commits differ.",
     "paper: the training time that the paper's table gives, on a GPU that it does not "
-    "name; to the best epoch or to the stop is not said.",
+    "name: of all epochs, with validation, to the stop.",
 )
 
 
@@ -46,14 +49,17 @@ def wall_seconds(one: Record, epoch: int) -> float:
     return next(line["total_s"] for line in one.epochs if line["epoch"] == epoch)
 
 
-def quiet_seconds(one: Record, epoch: int) -> float:
-    """Seconds of so many epochs and validations, each at its fastest."""
-    train_s = min(line["train_s"] for line in one.epochs)
-    return epoch * (train_s + min(line["valid_s"] for line in one.epochs))
+def paced_seconds(one: Record, epoch: int, epoch_s: float) -> float:
+    """Seconds of so many epochs of `epoch_s` each, and of the fastest validation."""
+    return epoch * (epoch_s + min(line["valid_s"] for line in one.epochs))
 
 
-def row(dataset: str, one: Record) -> dict[str, Any]:
-    """What a run took."""
+def row(dataset: str, one: Record, epoch_s: float | None) -> dict[str, Any]:
+    """What a run took.
+
+    Args:
+      epoch_s: seconds of an epoch's training; None where nobody has measured it.
+    """
     result = one.result
     method = result["method"]
     found: dict[str, Any] = {
@@ -66,7 +72,9 @@ def row(dataset: str, one: Record) -> dict[str, Any]:
     for share in SHARES:
         epoch, name = epochs_to(one, share), f"{share:.0%}"
         found[f"epochs_to_{name}"] = epoch
-        found[f"quiet_s_to_{name}"] = measure.shown(quiet_seconds(one, epoch))
+        if epoch_s is not None:
+            paced_s = paced_seconds(one, epoch, epoch_s)
+            found[f"paced_s_to_{name}"] = measure.shown(paced_s)
         found[f"wall_s_to_{name}"] = measure.shown(wall_seconds(one, epoch))
     published = PUBLISHED.get(dataset, {}).get(method)
     if published is not None:
@@ -75,16 +83,20 @@ def row(dataset: str, one: Record) -> dict[str, Any]:
 
 
 def rows_by_device(
-    dataset: str, runs: Mapping[str, Mapping[int, Record]]
+    dataset: str,
+    runs: Mapping[str, Mapping[int, Record]],
+    paces: Mapping[str, Mapping[str, float]],
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of the runs of each device, the quickest method first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for of_method in runs.values():
         for seed in sorted(of_method):
             one = of_method[seed]
-            found.setdefault(one.result["device"], []).append(row(dataset, one))
+            device = one.result["device"]
+            epoch_s = paces.get(device, {}).get(one.result["method"])
+            found.setdefault(device, []).append(row(dataset, one, epoch_s))
     for rows in found.values():
-        rows.sort(key=lambda each: each["quiet_s_to_100%"])
+        rows.sort(key=lambda each: each.get("paced_s_to_100%", float("inf")))
     return found
 
 
@@ -102,7 +114,7 @@ def run(
             f"benchmarks.reproduce --dataset {dataset}."
         )
     paths = []
-    for device, rows in rows_by_device(dataset, runs).items():
+    for device, rows in rows_by_device(dataset, runs, pace.read(dataset)).items():
         measure.tell(rows)
         paths.append(
             measure.save(

@@ -543,7 +543,7 @@ def test_epochs_and_seconds_to_a_share_of_the_best():
     assert time_to_quality.epochs_to(one, 0.95) == 2
     assert time_to_quality.epochs_to(one, 1.0) == 3
     assert time_to_quality.wall_seconds(one, 3) == 30.0
-    assert time_to_quality.quiet_seconds(one, 3) == 3 * (2.0 + 1.0)
+    assert time_to_quality.paced_seconds(one, 3, 2.5) == 3 * (2.5 + 1.0)
 
 
 def test_variants_take_turns_and_the_first_round_warms_up():

@@ -80,7 +80,8 @@ def small_log() -> Any:
 def row(one: records.Record) -> Row:
     """What a run took and gave, beside the paper's where it has such a row."""
     result, epochs = one.result, one.epochs
-    quality = time_to_quality.row(result["dataset"], one)
+    epoch_s = records.fastest_epoch(one)
+    quality = time_to_quality.row(result["dataset"], one, epoch_s)
     train_s = [line["train_s"] for line in epochs]
     run_s = sum(train_s) + sum(validations([line["valid_s"] for line in epochs]))
     step_ms = 1e3 * min(train_s) / epochs[0]["step"]
@@ -114,7 +115,15 @@ def validations(valid_s: Sequence[float]) -> list[float]:
 
 def write_table(folder: Path) -> None:
     """table.json and table.md of the device's records, as `reproduce` makes them."""
-    table = fidelity.make_table("ml-1m", records.read_all(folder))
+    found = records.read_all(folder)
+    # The machine is ours alone, and so is the commit: the runs tell the pace.
+    paces: dict[str, dict[str, float]] = {}
+    for method, runs in found.items():
+        for one in runs.values():
+            of_device = paces.setdefault(one.result["device"], {})
+            epoch_s = records.fastest_epoch(one)
+            of_device[method] = min(epoch_s, of_device.get(method, epoch_s))
+    table = fidelity.make_table("ml-1m", found, paces)
     table["command"] = "python -m benchmarks.gpu"
     record.write_json(folder / "table.json", table)
     head = "# ml-1m: the paper's table, made again on one GPU\n\n"

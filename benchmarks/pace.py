@@ -1,0 +1,88 @@
+"""What does an epoch of each method cost, the methods in turn at one commit?
+
+    python -m benchmarks.pace --dataset ml-1m
+
+The runs of results/reproduce/ were made at different commits, on a machine that had
+other work too: their seconds cannot be set side by side. Every epoch of a method is the
+same work, so a run's epochs times the pace that is measured here can.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure, page, reproduce
+from benchmarks.measure import Variant
+from benchmarks.published import PUBLISHED, TITLES
+from benchmarks.trainer import Trainer
+from jaxrec import experiment
+from jaxrec.command import run_command
+
+QUESTION = "what does an epoch of each method cost, the methods in turn at one commit"
+NOTES = (
+    "Seconds of an epoch's training steps: the median step of a dispatch, times the "
+    "steps. Compiling and validation are apart.",
+)
+
+
+def run(
+    dataset: str,
+    methods: Sequence[str],
+    *,
+    num_steps: int = 16,
+    seconds: float = 120,
+    output: Path = measure.RESULTS,
+) -> Path:
+    """Measures the methods' own dispatches in turn, and writes the record.
+
+    Args:
+      num_steps: of a dispatch.
+      seconds: after which no round begins.
+    """
+    chosen = {name: reproduce.settings_of(dataset, name, 0) for name in methods}
+    split = experiment.build(chosen[methods[0]]).split
+    variants = []
+    for name in methods:
+        trainer = Trainer(split, chosen[name], num_steps=num_steps)
+        row = {"dataset": dataset, "method": name, "steps": trainer.steps_per_epoch}
+        variants.append(Variant(row, trainer, trainer.num_steps))
+    rows = measure.in_turn(variants, seconds=seconds)
+    for row in rows:
+        row["seconds_per_epoch"] = measure.shown(1e-3 * row["ms"] * row["steps"])
+    measure.tell(rows)
+    return measure.save(
+        "pace", QUESTION, rows, subject=dataset, notes=NOTES, output=output
+    )
+
+
+def read(
+    dataset: str, results: Path = measure.RESULTS
+) -> dict[str, Mapping[str, float]]:
+    """By device, the seconds of an epoch of each method, from the latest record."""
+    folder = results / "pace"
+    found: list[Any] = page.latest(folder) if folder.is_dir() else []
+    return {
+        one.found["device"]: {
+            row["method"]: row["seconds_per_epoch"] for row in one.found["rows"]
+        }
+        for one in found
+        if one.subject == dataset
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser("python -m benchmarks.pace", allow_abbrev=False)
+    parser.add_argument("--dataset", default="ml-1m", help=", ".join(PUBLISHED))
+    parser.add_argument("--methods", default=",".join(TITLES))
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    flags = parser.parse_args(argv)
+    methods = flags.methods.split(",")
+    run(flags.dataset, methods, seconds=flags.seconds, output=flags.output)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
