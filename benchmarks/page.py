@@ -29,12 +29,12 @@ INTRODUCTION = """\
 
 One section a question, made by `python -m benchmarks.page` from the records in
 [results/](results/), the latest of each device; a test compares the two. Every record
-names its command, commit, date, device and versions, and may hold more than its table
-shows. Seconds are of the machine that the record names and no other; what carries over
-are ratios of times that were measured in turn, round by round, on one machine.
-[LOG.md](LOG.md) tells what was expected, what came out and what was kept. Whether the
-paper's results come out again is a page of its own:
-[docs/reproduction.md](../docs/reproduction.md).
+names its command, commit (with a + where files differed from it), date, device and
+versions, and may hold more than its table shows. Seconds are of the machine that the
+record names and no other; what carries over are ratios of times that were measured in
+turn, round by round, on one machine. [LOG.md](LOG.md) tells what was expected, what
+came out and what was kept. Whether the paper's results come out again is a page of its
+own: [docs/reproduction.md](../docs/reproduction.md).
 """
 # The title of a section whose records ask a question each, which is shown with them.
 TITLES = {"gpu": "what does all of this take on one GPU"}
@@ -102,13 +102,23 @@ def render(results: Path = RESULTS) -> str:
     return "\n".join(parts)
 
 
+def short(commit: str | None) -> str:
+    """
+    >>> short("0123456789abcdef"), short("0123456789abcdef+"), short(None)
+    ('0123456', '0123456+', 'no commit')
+    """
+    if commit is None:
+        return "no commit"
+    return commit[:7] + ("+" if commit.endswith("+") else "")
+
+
 def section(name: str, records: Sequence[Record], root: Path) -> str:
     """A question and the answer of each device."""
     title = TITLES[name] if name in TITLES else records[-1].found["question"]
     parts = [f"## {asked(title)}", ABOUT.get(name, "").rstrip()]
     for one in records:
         of = f"**{one.subject}** on " if one.subject else ""
-        commit = (one.found["commit"] or "no commit")[:7]
+        commit = short(one.found["commit"])
         own = f" {asked(one.found['question'])}" if name in TITLES else ""
         parts += [
             f"{of}{one.found['device']}, {one.found['date']}, {commit} "

@@ -17,6 +17,8 @@ from jaxrec.ranking import Ranks, Rows
 
 # Scores held at a time: 2^26 float32 (256 MiB). A larger catalogue is cut into chunks.
 _CHUNK_SCORES = 2**26
+# Ranks in several chunks take every score twice: on a GPU a million items are one.
+_GPU_CHUNK_SCORES = 2**28
 
 
 class Chunks(NamedTuple):
@@ -136,9 +138,15 @@ class Evaluator:
 
 
 def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
-    """Items scored at a time: all (None) while a chunk's scores fit the budget."""
-    chunk = max(1024, _CHUNK_SCORES // batch_size)
-    return None if num_table_rows <= chunk else chunk
+    """Items scored at a time: all (None) while a chunk's scores fit the budget.
+
+    Else as many for each chunk, or the last one would be mostly empty.
+    """
+    is_cpu = jax.default_backend() == "cpu"
+    most = max(1024, (_CHUNK_SCORES if is_cpu else _GPU_CHUNK_SCORES) // batch_size)
+    if num_table_rows <= most:
+        return None
+    return -(-num_table_rows // -(-num_table_rows // most))
 
 
 def gather(pending: list[tuple[Ranks, np.ndarray]], order_N: np.ndarray) -> Ranks:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec import sampled_softmax, softmax
+from jaxrec import binary, sampled_softmax, softmax
 
 Array = jax.Array
 
@@ -228,23 +228,22 @@ def gbce(
 
     Source: Petrov & Macdonald, "gSASRec", RecSys 2023, equations 12-14.
     """
+    index_N, count = compact(weight_BL)
     num_negatives = candidates.negative_BLS.shape[-1]
-    width = hidden_BLD.shape[-1]
 
-    def one_position(hidden_D, target, weight, negative_S):
-        hidden_D = hidden_D.astype(jnp.float32)
-        positive = beta * jax.nn.softplus(-jnp.dot(table_VD[target], hidden_D))
-        negative = jax.nn.softplus(jnp.dot(table_VD[negative_S], hidden_D)).sum()
-        return jnp.where(weight > 0, weight * (positive + negative), 0)
+    def compacted(x_NX):
+        return jnp.asarray(x_NX).at[index_N].get(mode="fill", fill_value=0)
 
-    arrays = (
-        hidden_BLD.reshape(-1, width),
-        target_BL.reshape(-1),
-        weight_BL.reshape(-1),
-        candidates.negative_BLS.reshape(-1, num_negatives),
+    hidden_ND = hidden_BLD.astype(jnp.float32).reshape(-1, hidden_BLD.shape[-1])
+    positions = binary.Positions(
+        target_N=compacted(target_BL.reshape(-1)),
+        weight_N=compacted(weight_BL.reshape(-1)),
+        negative_NS=compacted(candidates.negative_BLS.reshape(-1, num_negatives)),
+        count=count,
     )
-    size = max(64, softmax.TILE_SCORES // (num_negatives * width))
-    loss_sum = _sum_over_chunks(one_position, arrays, size=size)
+    loss_sum = binary.loss_sum(
+        compacted(hidden_ND), table_VD, positions, jnp.float32(beta)
+    )
     return loss_sum / (1 + num_negatives), weight_BL.sum(dtype=jnp.float32)
 
 
@@ -260,32 +259,3 @@ def gbce_beta(num_negatives: int, num_candidates: int, calibration: float) -> fl
     """
     rate = num_negatives / num_candidates
     return calibration * (rate - 1) + 1
-
-
-def _sum_over_chunks(fn, arrays, *, size: int) -> Array:
-    """sum_i fn(*(array[i] for array in arrays)), `size` rows at a time, vmapped.
-
-    The backward pass computes each chunk again, so that one chunk's intermediates are
-    all that is ever held.
-    """
-    num_rows = arrays[0].shape[0]
-    size = min(size, num_rows)
-    num_chunks = -(-num_rows // size)
-    # Rows of zeros fill the last chunk up: weight 0 makes them count for nothing.
-    padding = num_chunks * size - num_rows
-
-    def chunks(x):
-        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(num_chunks, size, *x.shape[1:])
-
-    @jax.checkpoint
-    def chunk_sum(xs):
-        return jax.vmap(fn)(*xs).sum()
-
-    def step(total, xs):
-        return total + chunk_sum(xs), None
-
-    total, _ = jax.lax.scan(
-        step, jnp.zeros((), jnp.float32), tuple(map(chunks, arrays))
-    )
-    return total

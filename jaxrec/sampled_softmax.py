@@ -15,8 +15,10 @@ Array = jax.Array
 
 # Sets at a time, and positions of each: enough for the matmuls, few enough for the
 # cache. Sets with nearly equally many positions go together.
-_SETS = 4
-_POSITIONS = 32
+_SETS, _POSITIONS = 4, 32
+# A GPU begins every operation anew, which takes microseconds. By arithmetic, not
+# measured yet: 32 sets of 3000 negatives of width 64 are 25 MB.
+_GPU_SETS, _GPU_POSITIONS = 32, 64
 
 
 class Sets(NamedTuple):
@@ -67,7 +69,10 @@ loss_sum.defvjp(_forward, _backward)
 def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets):
     """(sum, dhidden, dtable): a few sets at a time, the largest first."""
     num_sets, most, _ = hidden_GMD.shape
-    size, block = min(_SETS, num_sets), min(_POSITIONS, most)
+    size, block = _SETS, _POSITIONS
+    if jax.default_backend() != "cpu":
+        size, block = _GPU_SETS, _GPU_POSITIONS
+    size, block = min(size, num_sets), min(block, most)
     # Fillers read past the end: sets without a position, whose gradients are dropped.
     order_G = jnp.pad(
         jnp.argsort(-sets.count_G), (0, -num_sets % size), constant_values=num_sets

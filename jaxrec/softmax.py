@@ -24,6 +24,10 @@ TILE_SCORES = 2**21
 # then into tiles of so many positions and rows.
 _FEWEST_POSITIONS = 256
 _CUT_POSITIONS, _CUT_ROWS = 192, 8192
+# A GPU begins every operation of a tile anew, which takes microseconds: fewer, larger
+# tiles. By arithmetic, not measured yet; the part "tiles" of benchmarks.gpu compares.
+_GPU_TILE_SCORES = 2**24
+_GPU_CUT_POSITIONS, _GPU_CUT_ROWS = 4096, 16384
 
 
 # A CPU works on this many chunks of a small table side by side, each operation of one
@@ -47,16 +51,20 @@ class Positions(NamedTuple):
 
 
 def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
-    """Positions and table rows of a tile, from the shapes alone.
+    """Positions and table rows of a tile, from the shapes and the kind of device.
 
+    On a CPU:
     >>> tile_shape(3_417, 25_600), tile_shape(54_543, 6_400)
     ((608, 3417), (192, 8192))
     """
+    scores, cut = TILE_SCORES, (_CUT_POSITIONS, _CUT_ROWS)
+    if jax.default_backend() != "cpu":
+        scores, cut = _GPU_TILE_SCORES, (_GPU_CUT_POSITIONS, _GPU_CUT_ROWS)
     most = -(-num_positions // 8) * 8
-    size = TILE_SCORES // num_rows // 8 * 8
+    size = scores // num_rows // 8 * 8
     if size >= _FEWEST_POSITIONS:
         return min(size, most), num_rows
-    return min(_CUT_POSITIONS, most), min(_CUT_ROWS, num_rows)
+    return min(cut[0], most), min(cut[1], num_rows)
 
 
 @jax.custom_vjp

@@ -19,6 +19,7 @@ PACKAGE = pathlib.Path(jaxrec.__file__).parent
 GROUND = {"errors"}
 PURE = {
     "attention",
+    "binary",
     "dropout",
     "layers",
     "losses",

@@ -212,9 +212,11 @@ def test_popularity_equals_counting(split, is_large, monkeypatch):
 
 def test_items_are_cut_into_chunks_only_beyond_the_budget():
     assert evaluator.item_chunk(2**26 // 256, 256) is None
-    chunk = evaluator.item_chunk(2**26 // 256 + 1, 256)
-    assert chunk * 256 == 2**26  # float32 scores: 256 MiB
-    assert evaluator.item_chunk(2000, 2**26) == 1024
+    most = 2**26 // 256  # float32 scores of 256 rows: 256 MiB
+    assert evaluator.item_chunk(most + 1, 256) == most // 2 + 1
+    assert evaluator.item_chunk(3 * most, 256) == most
+    assert evaluator.item_chunk(300_001, 256) == 150_001
+    assert evaluator.item_chunk(2000, 2**26) == 1000
 
 
 def test_subset_is_drawn_once_by_the_seed(split):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import losses, softmax
+from jaxrec import binary, losses, softmax
 from jaxrec.losses import Catalogue, Separate, Shared
 
 # 65 positions are a chunk of 64 and one, 5 sequences are a chunk of 4 and one.
@@ -40,6 +40,7 @@ def smallest_chunks(monkeypatch):
     """64 positions a chunk, so that a small test has several."""
     monkeypatch.setattr(softmax, "TILE_SCORES", 64 * NUM_ROWS)
     monkeypatch.setattr(softmax, "_FEWEST_POSITIONS", 64)
+    monkeypatch.setattr(binary, "_BLOCK_FLOATS", 1)
 
 
 def problem(form, *, size=SIZE, seed=0):
@@ -500,6 +501,7 @@ def test_compact_puts_positions_with_a_weight_first():
 def test_memory_is_that_of_a_few_chunks(form, monkeypatch):
     """No array of all scores, nor of all negatives' embeddings, is ever stored."""
     monkeypatch.setattr(softmax, "TILE_SCORES", 2**18)
+    monkeypatch.setattr(binary, "_BLOCK_FLOATS", 2**18)
     size, length, width, num_negatives = 64, 64, 16, 512
     num_rows = 5001 if form == "ce_excluded" else 100
 

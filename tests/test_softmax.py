@@ -108,13 +108,25 @@ def test_gradients_carry_the_cotangent():
         np.testing.assert_allclose(3 * one, three, rtol=1e-6)
 
 
+@pytest.mark.parametrize("chains", [1, 2])
+def test_chunks_side_by_side_are_those_one_by_one(chains, monkeypatch):
+    """One at a time is what a GPU does."""
+    monkeypatch.setattr(softmax, "_CPU_CHAINS", chains)
+    monkeypatch.setattr(softmax, "TILE_SCORES", 16 * 21)
+    monkeypatch.setattr(softmax, "_FEWEST_POSITIONS", 16)
+    arrays = problem(excluded=True)
+    total, gradients = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))(*arrays)
+    for mine, other in zip((total, *gradients), oracle(*arrays), strict=True):
+        np.testing.assert_allclose(mine, other, **TOLERANCE)
+
+
 def test_tile_shape_is_bounded_by_scores_and_by_positions():
     for num_rows in (2, 3417, 8192, 8193, 54_543, 10**6):
         for num_positions in (1, 8, 9, 1024, 25_600):
             size, tile = softmax.tile_shape(num_rows, num_positions)
             assert size % 8 == 0 and size < num_positions + 8
             assert size * tile <= softmax.TILE_SCORES and tile <= num_rows
-            assert size >= min(128, num_positions)
+            assert size >= min(192, num_positions)
             assert tile == num_rows or size <= 192
 
 
