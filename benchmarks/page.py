@@ -46,6 +46,14 @@ paper's own code, all on one file, each in its own process and environment. The 
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
 A bar is the ratio that was set as the aim before anything was measured.
 """,
+    "sizes": """\
+![milliseconds of a step against each size](figures/sizes-cpu-ms.svg)
+
+![memory of a step against each size](figures/sizes-cpu-mb.svg)
+
+Drawn by `python -m benchmarks.size_figures` from the records below. The sampled softmax
+has 1,000 negatives where the catalogue varies.
+""",
     "gpu": """\
 The parts of `python -m benchmarks.gpu`, which [gpu.md](gpu.md) tells about. A row that
 has failed says why, and its part is not done. Beside the records of the runs to their
