@@ -7,8 +7,8 @@ Trains the model of a checkout of the paper's code by that code's own data sets,
 function, loss and optimiser (whose code this runs). After every epoch its weights are
 taken over (`jaxrec.torch_weights`) and rank the validation users that our run of the
 seed has; patience, the limit of epochs and the test are that run's too. So what differs
-is the training alone. The same command goes on with an interrupted run, with other
-random numbers than it would have had.
+is the training alone. The same command goes on with an interrupted run, as if it had
+not been interrupted.
 
 Needs torch, pytorch-lightning, transformers and pyyaml.
 """
@@ -94,6 +94,15 @@ class Paper:
         if self.best_epoch == len(self.values):
             self.best = self.weights()
 
+    def random(self) -> dict[str, Any]:
+        """Where the two generators are: of weights, batches and dropout, and of
+        negatives."""
+        kind, key, *rest = np.random.get_state(legacy=True)
+        return {
+            "torch": self.torch.get_rng_state(),
+            "numpy": [kind, np.asarray(key).tolist(), *rest],
+        }
+
     def save(self, path: Path) -> None:
         """Writes all that `restore` needs; a file that is whole or not there."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +111,7 @@ class Paper:
             "optimiser": self.optimiser.state_dict(),
             "values": self.values,
             "best": self.best,
+            "random": self.random(),
         }
         part = path.with_suffix(".part")
         self.torch.save(state, part)
@@ -115,6 +125,9 @@ class Paper:
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.values, self.best = state["values"], state["best"]
+        kind, key, *rest = state["random"]["numpy"]
+        np.random.set_state((kind, np.array(key, np.uint32), *rest))
+        self.torch.set_rng_state(state["random"]["torch"])
 
 
 class Judge(NamedTuple):
@@ -267,6 +280,12 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             "--paper-repo must be a checkout of antklen/sasrec-bert4rec-recsys23: "
             f"there is no src/modules.py in {flags.paper_repo}."
+        )
+    from benchmarks.drivers import paper
+
+    if flags.method not in paper.OVERRIDES:
+        raise InputError(
+            f"--method must be one of {', '.join(paper.OVERRIDES)}: got {flags.method}."
         )
     run(
         flags.dataset,

@@ -72,6 +72,32 @@ def test_training_ends_as_ours_does(curve, patience, most, best, epochs):
     assert len(paper.values) == epochs
 
 
+def test_a_run_that_is_gone_on_with_draws_what_it_would_have_drawn(tmp_path):
+    torch = pytest.importorskip("torch")
+
+    def training():
+        paper = object.__new__(paper_training.Paper)
+        paper.torch, paper.values, paper.best = torch, [], {}
+        paper.module = torch.nn.Module()
+        paper.module.model = torch.nn.Linear(2, 1)
+        paper.optimiser = torch.optim.Adam(paper.module.parameters())
+        return paper
+
+    def drawn():
+        return torch.rand(3).tolist(), np.random.rand(3).tolist()
+
+    paper, again = training(), training()
+    paper.note({"hr@10": 0.5, "ndcg@10": 0.25})
+    paper.save(tmp_path / "run.pt")
+    expected = drawn()
+    again.restore(tmp_path / "run.pt")
+    assert drawn() == expected
+    assert (again.values, again.best_epoch) == (paper.values, 1)
+    for name, tensor in paper.weights().items():
+        assert torch.equal(again.weights()[name], tensor)
+        assert torch.equal(again.best[name], tensor)
+
+
 def test_a_folder_that_is_no_checkout_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(paper_training, "PACKAGES", ())
     status = run_command(paper_training.main, ["--paper-repo", str(tmp_path)])

@@ -578,6 +578,15 @@ def test_the_committed_table_is_that_of_the_committed_records(dataset):
         assert markdown.render(table, link=link) in document, advice
 
 
+@pytest.mark.parametrize("dataset", PUBLISHED)
+def test_no_metric_of_a_committed_record_turns_on_a_tie(dataset):
+    """As docs/reproduction.md says: no target that ties is among the first 100."""
+    for path in (records.RESULTS / dataset).glob("*.ranks.npz"):
+        with np.load(path) as ranks:
+            is_tied_U = ranks["test_ties"] > 0
+            assert not (ranks["test_filtered"][is_tied_U] <= 100).any(), path
+
+
 # Figures
 
 
