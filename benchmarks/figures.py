@@ -12,7 +12,7 @@ picture and named in its caption. Needs matplotlib: pip install 'jaxrec[figures]
 import argparse
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,9 +159,10 @@ def draw_negatives(figure, dataset: str, found: Found) -> str:
     )
     ticks = [1, 10, 100, 1000, 3000]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.yaxis.set_major_formatter(_written(high - low))
-    top = {"transform": margin.get_xaxis_transform(), "ha": "center", "va": "top"}
-    margin.text(PAPER_X, 1, "paper", color=FAINT, fontsize=8, **top)
+    _mark_fractions(axes, high - low)
+    top = {"transform": margin.get_xaxis_transform(), "va": "top", "fontsize": 8}
+    margin.text(PAPER_X, 1, "paper", color=FAINT, ha="center", **top)
+    margin.text(PAPER_X + 0.075, 1, "ours", color=FAINT, **top)
     _label(margin, labels, x=PAPER_X + 0.04)
     missing = [title(method) for method in LINES if method not in found]
     missing += [f"S = {number}" for number in NEGATIVES if number not in points]
@@ -206,7 +207,7 @@ def _draw_points(axes, dataset: str, points: Mapping[int, Runs]) -> None:
 
 
 def _ours(method: str, one: Mapping) -> str:
-    return f"{title(method)}, ours {markdown.fraction(one['mean'])}"
+    return f"{title(method)}  {markdown.fraction(one['mean'])}"
 
 
 def draw_curves(
@@ -239,7 +240,7 @@ def draw_curves(
         ylim=(0, 1.04 * highest),
     )
     by_time.set(xlabel="minutes", title="by training time", xlim=(0, None))
-    by_epoch.yaxis.set_major_formatter(_written(highest))
+    _mark_fractions(by_epoch, highest)
     _label(by_time, labels, x=1.07, marker_x=1.03)
     missing = [title(method) for method in CURVES if method not in found]
     return (
@@ -285,10 +286,15 @@ def _label(
         axes.text(x, y, text, transform=place, **style)
 
 
-def _written(span: float) -> Callable[[float, Any], str]:
-    """How an axis of that length writes fractions: .20, or .025 where it is short."""
+def _mark_fractions(axes, span: float) -> None:
+    """Ticks as the tables write them: .20, or .025 on an axis that is short."""
+    from matplotlib.ticker import MaxNLocator
+
     digits = 2 if span > 0.06 else 3
-    return lambda value, place: f"{value:.{digits}f}".removeprefix("0")
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(
+        lambda value, place: f"{value:.{digits}f}".removeprefix("0")
+    )
 
 
 def _dark(colour: str) -> str:
