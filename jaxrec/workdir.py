@@ -86,30 +86,39 @@ def held(workdir: Path) -> Iterator[None]:
     is_new = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        folder = None if fcntl is None else os.open(workdir, os.O_RDONLY)
     except OSError as error:
         raise _unwritable(workdir, error) from None
     try:
-        if fcntl is not None and folder is not None:
-            _lock(fcntl, folder, workdir)
+        with _locked(workdir):
+            yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty, or gone
+                workdir.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
+    try:
+        folder = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise _unwritable(workdir, error) from None
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process trains in {workdir}: wait until it has ended, or "
+                "choose another workdir."
+            ) from None
+        except OSError:
+            pass  # no locks, or none on folders, as on some network file systems
         yield
     finally:
-        if folder is not None:
-            os.close(folder)
-        if is_new and not any(workdir.iterdir()):
-            workdir.rmdir()
-
-
-def _lock(fcntl, folder: int, workdir: Path) -> None:
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"another process trains in {workdir}: wait until it has ended, or choose "
-            "another workdir."
-        ) from None
-    except OSError:  # a network file system, say
-        pass
+        os.close(folder)
 
 
 def begin(workdir: Path, built: Experiment) -> None:
