@@ -49,26 +49,22 @@ def judge_by(curve):
 )
 def test_training_ends_as_ours_does(curve, patience, most, best, epochs):
     paper = Stub()
-    paper_training.fit(
-        paper,
-        judge_by(curve),
-        NONE,
-        patience=patience,
-        max_epochs=most,
-        path=Path("unused"),
-    )
+
+    def go_on():
+        paper_training.fit(
+            paper,
+            judge_by(curve),
+            NONE,
+            patience=patience,
+            max_epochs=most,
+            path=Path("unused"),
+        )
+
+    go_on()
     assert (paper.best_epoch, len(paper.values)) == (best, epochs)
     assert paper.best == {"epoch": best}
     assert paper.saved == [*range(1, epochs + 1)]
-    # The same command again has nothing left to do.
-    paper_training.fit(
-        paper,
-        judge_by(curve),
-        NONE,
-        patience=patience,
-        max_epochs=most,
-        path=Path("unused"),
-    )
+    go_on()  # the same command again has nothing left to do
     assert len(paper.values) == epochs
 
 
