@@ -87,8 +87,7 @@ def draw(dataset: str, folder: Path, output: Path) -> dict[str, str]:
     Raises:
       InputError: matplotlib is not installed, or no record is there.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("figures need matplotlib: pip install 'jaxrec[figures]'.")
+    check_matplotlib()
     found = records.read_all(folder)
     if not found:
         raise InputError(
@@ -108,10 +107,20 @@ def draw(dataset: str, folder: Path, output: Path) -> dict[str, str]:
         for name, drawer in drawers.items():
             figure = Figure(figsize=(7.2, 3.9))
             captions[name] = drawer(figure, dataset, found)
-            stem = output / f"{dataset}-{name}"
-            figure.savefig(f"{stem}.svg", metadata={"Date": None})
-            figure.savefig(f"{stem}.png", dpi=200, metadata={"Software": None})
+            save(figure, output / f"{dataset}-{name}")
     return captions
+
+
+def check_matplotlib() -> None:
+    """Raises InputError where matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("figures need matplotlib: pip install 'jaxrec[figures]'.")
+
+
+def save(figure, stem: Path) -> None:
+    """Writes <stem>.svg and .png, without the date: equal figures, equal bytes."""
+    figure.savefig(f"{stem}.svg", metadata={"Date": None})
+    figure.savefig(f"{stem}.png", dpi=200, metadata={"Software": None})
 
 
 def draw_negatives(figure, dataset: str, found: Found) -> str:
@@ -125,8 +134,11 @@ def draw_negatives(figure, dataset: str, found: Found) -> str:
         for method, runs in found.items()
         if (number := num_negatives(method))
     }
-    if points:
-        _draw_points(axes, dataset, points)
+    measured = {
+        number: fidelity.measure(points[number], METRIC) for number in sorted(points)
+    }
+    if measured:
+        _draw_points(axes, measured)
     labels = []
     present = [method for method in LINES if method in found]
     for place, method in enumerate(present):
@@ -136,8 +148,7 @@ def draw_negatives(figure, dataset: str, found: Found) -> str:
         margin.plot((0, x), (one["mean"],) * 2, color=colour, ls=dash, lw=1.5)
         _whisker(margin, x, one, method)
         labels.append((one["mean"], _ours(method, one), method))
-    if num_negatives("sasrec_sampled_ce") in points:
-        one = fidelity.measure(found["sasrec_sampled_ce"], METRIC)
+    if one := measured.get(NEGATIVES[-1]):  # the paper's
         method = "sasrec_sampled_ce"
         labels.append((one["mean"], _ours(method, one), method))
     for method, paper in PUBLISHED[dataset].items():
@@ -174,14 +185,13 @@ def draw_negatives(figure, dataset: str, found: Found) -> str:
     )
 
 
-def _draw_points(axes, dataset: str, points: Mapping[int, Runs]) -> None:
+def _draw_points(axes, measured: Mapping[int, Mapping]) -> None:
     """The sampled softmax: a point and its interval for each number of negatives."""
     method = "sasrec_sampled_ce"
-    numbers = sorted(points)
-    measured = [fidelity.measure(points[number], METRIC) for number in numbers]
+    numbers = [*measured]
     colour = STYLES[method][0]
-    axes.plot(numbers, [one["mean"] for one in measured], color=colour, lw=1.8)
-    for number, one in zip(numbers, measured, strict=True):
+    axes.plot(numbers, [one["mean"] for one in measured.values()], color=colour, lw=1.8)
+    for number, one in measured.items():
         _whisker(axes, number, one, method)
         below = {"xytext": (0, -3), "textcoords": "offset points", "va": "top"}
         axes.annotate(
@@ -195,7 +205,7 @@ def _draw_points(axes, dataset: str, points: Mapping[int, Runs]) -> None:
     is_left = numbers[0] < 100
     axes.annotate(
         "SASRec+, S negatives",
-        (numbers[0], measured[0]["mean"]),
+        (numbers[0], measured[numbers[0]]["mean"]),
         xytext=(10 if is_left else -10, 0),
         textcoords="offset points",
         ha="left" if is_left else "right",

@@ -8,14 +8,13 @@ size. Needs matplotlib: pip install 'jaxrec[figures]'.
 """
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measure, page
-from benchmarks.figures import FIGURES, INK, LOOK
+from benchmarks.figures import FIGURES, INK, LOOK, check_matplotlib, save
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
 
@@ -57,8 +56,7 @@ def draw(results: Path, output: Path) -> list[Path]:
     Raises:
       InputError: matplotlib is not installed, or no record is there.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("figures need matplotlib: pip install 'jaxrec[figures]'.")
+    check_matplotlib()
     folder = results / "sizes"
     found = page.latest(folder) if folder.is_dir() else []
     if not found:
@@ -80,8 +78,7 @@ def draw(results: Path, output: Path) -> list[Path]:
                 figure = Figure(figsize=(7.2, 4.9))
                 _draw(figure, rows, column, label)
                 stem = output / f"sizes-{device}-{name}"
-                figure.savefig(f"{stem}.svg", metadata={"Date": None})
-                figure.savefig(f"{stem}.png", dpi=200, metadata={"Software": None})
+                save(figure, stem)
                 stems.append(stem)
     return stems
 

@@ -6,13 +6,23 @@ import math
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmarks import fidelity, figures, markdown, records, reproduce
+from benchmarks import (
+    fidelity,
+    figures,
+    markdown,
+    pace,
+    records,
+    reproduce,
+    shapes,
+    size_figures,
+)
 from benchmarks.published import PUBLISHED
-from jaxrec import loop, synthetic
+from jaxrec import data, loop, synthetic
 from jaxrec.errors import InputError
 from jaxrec.ranking import Ranks
 
@@ -540,6 +550,42 @@ def test_times_are_epochs_at_one_pace_on_one_device(place):
     assert claim["reason"] == "made on different devices: abacus; slide rule"
 
 
+def test_pace_is_that_of_the_latest_record(tmp_path):
+    def write(name, date, device, seconds):
+        rows = [{"method": "sasrec_ce", "seconds_per_epoch": seconds}]
+        record = {"question": "q", "command": "c", "commit": None, "date": date}
+        record |= {"device": device, "versions": {}, "rows": rows}
+        (tmp_path / "pace").mkdir(exist_ok=True)
+        (tmp_path / "pace" / f"{name}.json").write_text(json.dumps(record))
+
+    assert pace.read("ml-1m", tmp_path) == {}
+    write("cpu-2026-01-01-ml-1m", "2026-01-01", "abacus", 1.0)
+    write("cpu-2026-01-02-ml-1m", "2026-01-02", "abacus", 2.0)
+    write("cpu-2026-01-03-beauty", "2026-01-03", "abacus", 3.0)
+    write("gpu-2026-01-01-ml-1m", "2026-01-01", "slide rule", 4.0)
+    assert pace.read("ml-1m", tmp_path) == {
+        "abacus": {"sasrec_ce": 2.0},
+        "slide rule": {"sasrec_ce": 4.0},
+    }
+
+
+def test_pace_is_a_step_times_the_steps(tmp_path, monkeypatch):
+    split = data.leave_one_out(shapes.made_log(shapes.TINY))
+    monkeypatch.setattr(
+        reproduce,
+        "settings_of",
+        lambda dataset, method, seed: shapes.settings(
+            shapes.TINY, method, train={"batch_size": 25}
+        ),
+    )
+    built = SimpleNamespace(split=split)
+    monkeypatch.setattr(pace.experiment, "build", lambda settings: built)
+    path = pace.run("ml-1m", ["sasrec_ce"], num_steps=2, seconds=0, output=tmp_path)
+    (row,) = json.loads(path.read_text())["rows"]
+    assert (row["method"], row["steps"]) == ("sasrec_ce", 3)  # 60 users
+    assert row["seconds_per_epoch"] == pytest.approx(3e-3 * row["ms"], rel=1e-3)
+
+
 # Documents
 
 
@@ -624,6 +670,18 @@ def test_figures_are_drawn_from_records_and_name_what_is_missing(place, tmp_path
     figures.draw("ml-1m", place.folder, tmp_path / "again")
     again = {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()}
     assert drawn == again  # equal records, equal bytes
+
+
+def test_figures_of_sizes_are_drawn_from_records(tmp_path):
+    pytest.importorskip("matplotlib", reason="figures need jaxrec[figures]")
+    with pytest.raises(InputError, match="figures need records"):
+        size_figures.draw(tmp_path, tmp_path)
+    stems = size_figures.draw(records.RESULTS.parent, tmp_path)
+    assert {
+        f"{stem.name}{suffix}" for stem in stems for suffix in (".svg", ".png")
+    } == {path.name for path in tmp_path.iterdir()}
+    for stem in stems:  # a committed figure for each
+        assert (figures.FIGURES / f"{stem.name}.svg").exists()
 
 
 def test_without_matplotlib_one_line_says_what_to_install(place, monkeypatch):
