@@ -561,7 +561,7 @@ def test_pace_is_that_of_the_latest_record(tmp_path):
     assert pace.read("ml-1m", tmp_path) == {}
     write("cpu-2026-01-01-ml-1m", "2026-01-01", "abacus", 1.0)
     write("cpu-2026-01-02-ml-1m", "2026-01-02", "abacus", 2.0)
-    write("cpu-2026-01-03-beauty", "2026-01-03", "abacus", 3.0)
+    write("cpu-2026-01-03-yelp", "2026-01-03", "abacus", 3.0)
     write("gpu-2026-01-01-ml-1m", "2026-01-01", "slide rule", 4.0)
     assert pace.read("ml-1m", tmp_path) == {
         "abacus": {"sasrec_ce": 2.0},
