@@ -64,10 +64,16 @@ def compact(weight_BL: Array) -> tuple[Array, Array]:
     Returns:
       index_N int32 [B * L], filled up with B * L, and the count, int32.
     """
-    has_weight_N = weight_BL.reshape(-1) != 0
-    size = has_weight_N.size
-    (index_N,) = jnp.nonzero(has_weight_N, size=size, fill_value=size)
-    return index_N.astype(jnp.int32), has_weight_N.sum(dtype=jnp.int32)
+    has_weight_N = weight_BL.reshape(-1) > 0
+    rank_N = jnp.cumsum(has_weight_N, dtype=jnp.int32)
+    size = len(rank_N)
+    index_N = jnp.full((size,), size, jnp.int32)
+    # Not jnp.nonzero: XLA would compute its index again for every number of a row that
+    # is taken by it, where the result of a scatter is in memory.
+    index_N = index_N.at[jnp.where(has_weight_N, rank_N - 1, size)].set(
+        jnp.arange(size, dtype=jnp.int32), mode="drop"
+    )
+    return index_N, rank_N[-1]
 
 
 def ce(

@@ -9,6 +9,7 @@ normaliser and once for the gradients: a fourth matmul, but the gradient of a ro
 table is summed up in one go. benchmarks/cpu_choices.py has the times.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,12 +18,12 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# Scores held at a time where the table is one tile wide: 2^21 float32 (8 MiB). On a CPU
+# Scores held at a time where the table is one tile wide: 2^22 float32, 16 MiB. On a CPU
 # fewer make the matmuls too thin and more fall out of the cache.
-TILE_SCORES = 2**21
+TILE_SCORES = 2**22
 # A table is cut where a tile of its width would have fewer positions than this, and
 # then into tiles of so many positions and rows.
-_FEWEST_POSITIONS = 256
+_FEWEST_POSITIONS = 512
 _CUT_POSITIONS, _CUT_ROWS = 192, 8192
 # A GPU begins every operation of a tile anew, which takes microseconds: fewer, larger
 # tiles. By arithmetic, not measured yet; the part "tiles" of benchmarks.gpu compares.
@@ -33,6 +34,9 @@ _GPU_CUT_POSITIONS, _GPU_CUT_ROWS = 4096, 16384
 # A CPU works on this many chunks of a small table side by side, each operation of one
 # filling the gaps between those of the other.
 _CPU_CHAINS = 2
+# A target's score may be so far below the highest, in nats, and the sum of exponentials
+# of a table of any length stays below the largest float32, e^88.
+_FAR = 60.0
 
 
 class Positions(NamedTuple):
@@ -55,7 +59,7 @@ def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
 
     On a CPU:
     >>> tile_shape(3_417, 25_600), tile_shape(54_543, 6_400)
-    ((608, 3417), (192, 8192))
+    ((1224, 3417), (192, 8192))
     """
     scores, cut = TILE_SCORES, (_CUT_POSITIONS, _CUT_ROWS)
     if jax.default_backend() != "cpu":
@@ -200,72 +204,109 @@ def _tile(table: _Table, j) -> _Tile:
 class _Scores(NamedTuple):
     """Of a chunk's positions and a tile's rows.
 
-    masked_nC: float32, -inf where a row does not compete with the position.
-    own_n: of the target; 0 where it is in another tile.
-    missing_n: of the target where masked_nC leaves it out, which is to be made up for;
-      -inf elsewhere. To let it in there would take one more pass over all scores.
+    score_nC: float32, of all rows.
+    competes_nC: bool, where a row does with the position; [1, C] where all are alike.
+    column_n1: int32, the target's column; any column where it is in another tile.
+    is_here_n: bool, where it is in this one.
     """
 
-    masked_nC: Array
-    own_n: Array
-    missing_n: Array
+    score_nC: Array
+    competes_nC: Array
+    column_n1: Array
+    is_here_n: Array
+
+    def highest_n(self) -> Array:
+        """Of the rows that compete; -inf if there is none."""
+        return jnp.where(self.competes_nC, self.score_nC, -jnp.inf).max(axis=-1)
+
+    def exp_nC(self, shift_n: Array) -> Array:
+        """exp(score - shift), 0 where a row does not compete."""
+        exp_nC = jnp.exp(self.score_nC - shift_n[:, None])
+        # A barrier, or it is computed again for each matmul.
+        return jax.lax.optimization_barrier(jnp.where(self.competes_nC, exp_nC, 0))
+
+    def is_missing_n(self) -> Array:
+        """bool, where the target is here and does not compete, so far."""
+        mask_nC = jnp.broadcast_to(self.competes_nC, self.score_nC.shape)
+        competes_n1 = jnp.take_along_axis(mask_nC, self.column_n1, axis=-1)
+        return self.is_here_n & ~competes_n1[:, 0]
 
 
 def _scores(chunk: _Chunk, tile: _Tile) -> _Scores:
     num_columns = len(tile.table_CD)
-    competes_nC = (tile.allowed_C & tile.is_new_C)[None]
-    if chunk.excluded_GX is not None:
-        column_GX = chunk.excluded_GX - tile.first
-        # Id 0 pads the list; whether PAD competes is for allowed_V to say.
-        is_here_GX = (chunk.excluded_GX > 0) & (column_GX >= 0)
-        column_GX = jnp.where(is_here_GX, column_GX, num_columns)
-        local_G1 = jnp.arange(len(column_GX))[:, None]
-        mask_GC = jnp.broadcast_to(competes_nC, (len(column_GX), num_columns))
-        mask_GC = mask_GC.at[local_G1, column_GX].set(False, mode="drop")
-        competes_nC = mask_GC[chunk.local_n]
     score_nC = jnp.dot(
         chunk.hidden_nD, tile.table_CD.T, preferred_element_type=jnp.float32
     )
-    masked_nC = jnp.where(competes_nC, score_nC, -jnp.inf)
     column_n = chunk.target_n - tile.first
     is_here_n = (column_n >= 0) & (column_n < num_columns)
-    column_n1 = jnp.where(is_here_n, column_n, 0)[:, None]
-    is_here_n &= tile.is_new_C[column_n1[:, 0]]
-    own_n, masked_n = (
-        jnp.take_along_axis(x_nC, column_n1, axis=-1)[:, 0]
-        for x_nC in (score_nC, masked_nC)
-    )
-    is_missing_n = is_here_n & (masked_n == -jnp.inf)
+    column_n = jnp.where(is_here_n, column_n, 0)
     return _Scores(
-        masked_nC,
-        jnp.where(is_here_n, own_n, 0),
-        jnp.where(is_missing_n, own_n, -jnp.inf),
+        score_nC,
+        _competes(chunk, tile),
+        column_n[:, None],
+        is_here_n & tile.is_new_C[column_n],
     )
+
+
+def _competes(chunk: _Chunk, tile: _Tile) -> Array:
+    """`_Scores.competes_nC`."""
+    competes_1C = (tile.allowed_C & tile.is_new_C)[None]
+    if chunk.excluded_GX is None:
+        return competes_1C
+    num_columns = len(tile.table_CD)
+    column_GX = chunk.excluded_GX - tile.first
+    # Id 0 pads the list; whether PAD competes is for allowed_V to say.
+    is_here_GX = (chunk.excluded_GX > 0) & (column_GX >= 0)
+    column_GX = jnp.where(is_here_GX, column_GX, num_columns)
+    local_G1 = jnp.arange(len(column_GX))[:, None]
+    mask_GC = jnp.broadcast_to(competes_1C, (len(column_GX), num_columns))
+    mask_GC = mask_GC.at[local_G1, column_GX].set(False, mode="drop")
+    return mask_GC[chunk.local_n]
+
+
+def _shift(own_N: Array, bound_N: Array, highest: Callable[[], Array]) -> Array:
+    """What the scores of each position are lowered by before they are exponentiated.
+
+    The highest of them would do, but to find it takes a pass over all. The target's own
+    does too, unless some score may be so far above it that the sum overflows: a sum of
+    which one term is 1 does not vanish.
+
+    Args:
+      own_N: scores of the targets.
+      bound_N: no score is above it.
+      highest: finds the highest scores of competing rows.
+    """
+
+    is_far = jnp.any(bound_N - own_N > _FAR)
+    return jax.lax.cond(is_far, lambda: jnp.maximum(highest(), own_N), lambda: own_N)
+
+
+def _bound(hidden_ND: Array, table_VD: Array) -> Array:
+    """[N], which no score exceeds: |h| max_v |table_v|, by Cauchy and Schwarz."""
+    squares = jnp.square(hidden_ND).sum(axis=-1) * jnp.square(table_VD).sum(-1).max()
+    return jnp.sqrt(squares)
 
 
 def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
     """Chunk by chunk of positions, each against the whole table."""
     tile = _tile(table, 0)
+    bound_N = _bound(hidden_ND, table.table_VD)
     chains = _CPU_CHAINS if jax.default_backend() == "cpu" else 1
 
     def one_chunk(chunk: _Chunk):
         """The sum of a chunk, and (dhidden, dtable^T, owed_n); see `_less_own`."""
         scores = _scores(chunk, tile)
-        highest_n = jnp.maximum(scores.masked_nC.max(axis=-1), scores.missing_n)
-        # A barrier, or it is computed again for each matmul.
-        unnormalised_nC = jax.lax.optimization_barrier(
-            jnp.exp(scores.masked_nC - highest_n[:, None])
-        )
-        missing_n = jnp.exp(scores.missing_n - highest_n)
-        total_n = unnormalised_nC.sum(axis=-1) + missing_n
-        # In this order: a large highest score would swallow the logarithm.
-        loss_n = jnp.log(total_n) + (highest_n - scores.own_n)
-        total = jnp.where(chunk.weight_n > 0, chunk.weight_n * loss_n, 0).sum()
+        own_n = jnp.take_along_axis(scores.score_nC, scores.column_n1, axis=-1)[:, 0]
+        shift_n = _shift(own_n, _at(bound_N, chunk), scores.highest_n)
+        exp_nC = scores.exp_nC(shift_n)
+        missing_n = jnp.where(scores.is_missing_n(), jnp.exp(own_n - shift_n), 0)
+        total_n = exp_nC.sum(axis=-1) + missing_n
+        total = _weighted(chunk.weight_n, total_n, shift_n, own_n)
         if not with_gradients:
             return total, None
         scale_n1 = (chunk.weight_n / total_n)[:, None]
-        hidden_grad_nD = scale_n1 * jnp.dot(unnormalised_nC, table.table_VD)
-        table_grad_DV = _transposed_dot(scale_n1 * chunk.hidden_nD, unnormalised_nC)
+        hidden_grad_nD = scale_n1 * jnp.dot(exp_nC, table.table_VD)
+        table_grad_DV = _transposed_dot(scale_n1 * chunk.hidden_nD, exp_nC)
         owed_n = chunk.weight_n * (1 - missing_n / total_n)
         return total, (hidden_grad_nD, table_grad_DV, owed_n)
 
@@ -304,6 +345,13 @@ def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
     return total, *gradients
 
 
+def _weighted(weight_N, total_N, shift_N, own_N) -> Array:
+    """The sum of w (log(total) + shift - own)."""
+    # In this order: a large shift would swallow the logarithm.
+    loss_N = jnp.log(total_N) + (shift_N - own_N)
+    return jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
+
+
 def _transposed_dot(a_nD: Array, b_nC: Array) -> Array:
     """a^T b, of which only the small operand is transposed: on a CPU a third faster."""
     return jnp.dot(jax.lax.optimization_barrier(a_nD.T), b_nC)
@@ -339,45 +387,42 @@ def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
 
         return jax.lax.fori_loop(0, num_chunks, step, start)
 
+    def over_tiles(body: Any, start: Any) -> Any:
+        return jax.lax.fori_loop(0, num_tiles, partial(over_chunks, body), start)
+
+    def rise(chunk: _Chunk, tile: _Tile, highest_N):
+        highest_n = _scores(chunk, tile).highest_n()
+        return _put(highest_N, jnp.maximum(highest_n, _at(highest_N, chunk)), chunk)
+
+    own_N = jnp.sum(hidden_ND * table.table_VD[positions.target_N], axis=-1)
+    shift_N = _shift(
+        own_N, _bound(hidden_ND, table.table_VD), lambda: over_tiles(rise, own_N)
+    )
+
     def normalise(chunk: _Chunk, tile: _Tile, carry):
         scores = _scores(chunk, tile)
-        highest_n, total_n, own_n, missing_n = (_at(x_N, chunk) for x_N in carry)
-        higher_n = jnp.maximum(highest_n, scores.masked_nC.max(axis=-1))
-        total_n *= jnp.exp(highest_n - higher_n)
-        total_n += jnp.exp(scores.masked_nC - higher_n[:, None]).sum(axis=-1)
-        own_n += scores.own_n
-        missing_n = jnp.maximum(missing_n, scores.missing_n)
-        updated = (higher_n, total_n, own_n, missing_n)
-        return tuple(
-            _put(x_N, x_n, chunk) for x_N, x_n in zip(carry, updated, strict=True)
-        )
+        total_N, is_missing_N = carry
+        total_n = _at(total_N, chunk) + scores.exp_nC(_at(shift_N, chunk)).sum(axis=-1)
+        is_missing_n = _at(is_missing_N, chunk) | scores.is_missing_n()
+        return _put(total_N, total_n, chunk), _put(is_missing_N, is_missing_n, chunk)
 
     weight_N = positions.weight_N
-    # Not -inf, of which the difference of two is NaN: a tile may have no candidate.
-    lowest_N = jnp.full_like(weight_N, jnp.finfo(jnp.float32).min)
-    zero_N = jnp.zeros_like(weight_N)
-    start = (lowest_N, zero_N, zero_N, zero_N - jnp.inf)
-    highest_N, total_N, own_N, missing_N = jax.lax.fori_loop(
-        0, num_tiles, partial(over_chunks, normalise), start
-    )
-    higher_N = jnp.maximum(highest_N, missing_N)
-    missing_N = jnp.exp(missing_N - higher_N)
-    total_N = total_N * jnp.exp(highest_N - higher_N) + missing_N
-    loss_N = jnp.log(total_N) + (higher_N - own_N)
-    total = jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
+    start = (jnp.zeros_like(weight_N), jnp.zeros(weight_N.shape, bool))
+    total_N, is_missing_N = over_tiles(normalise, start)
+    missing_N = jnp.where(is_missing_N, jnp.exp(own_N - shift_N), 0)
+    total_N += missing_N
+    total = _weighted(weight_N, total_N, shift_N, own_N)
     zero_ND, zero_VD = jnp.zeros_like(hidden_ND), jnp.zeros_like(table.table_VD)
     if not with_gradients:
         return total, zero_ND, zero_VD
 
     def differentiate(chunk: _Chunk, tile: _Tile, carry):
-        score_nC = _scores(chunk, tile).masked_nC
+        exp_nC = _scores(chunk, tile).exp_nC(_at(shift_N, chunk))
         hidden_grad_ND, table_grad_DC = carry
         scale_n1 = (chunk.weight_n / _at(total_N, chunk))[:, None]
-        shift_n1 = _at(higher_N, chunk)[:, None]
-        unnormalised_nC = jax.lax.optimization_barrier(jnp.exp(score_nC - shift_n1))
-        hidden_grad_nD = scale_n1 * jnp.dot(unnormalised_nC, tile.table_CD)
+        hidden_grad_nD = scale_n1 * jnp.dot(exp_nC, tile.table_CD)
         hidden_grad_nD += _at(hidden_grad_ND, chunk)
-        table_grad_DC += _transposed_dot(scale_n1 * chunk.hidden_nD, unnormalised_nC)
+        table_grad_DC += _transposed_dot(scale_n1 * chunk.hidden_nD, exp_nC)
         return _put(hidden_grad_ND, hidden_grad_nD, chunk), table_grad_DC
 
     def tile_gradient(j, carry):

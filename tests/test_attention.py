@@ -18,8 +18,9 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """At most 4 queries a block: the 11 positions take three, cut amid segments."""
-    monkeypatch.setattr(attention, "_MOST_QUERIES", 4)
+    """About 4 queries a block: the 11 positions take three, cut amid segments."""
+    monkeypatch.setattr(attention, "_QUERIES", 4)
+    monkeypatch.setattr(attention, "_MULTIPLE", 2)
 
 
 def operands(seed=0):
@@ -104,9 +105,13 @@ def test_bfloat16_is_close_and_stays_bfloat16():
     np.testing.assert_allclose(np.asarray(out, np.float32), expected, atol=0.03)
 
 
-@pytest.mark.parametrize("length", [1, 4, 5, 8, 11, 200])
-def test_query_blocks_cover_every_position_once(length):
+@pytest.mark.parametrize("queries, multiple", [(4, 2), (64, 8)])
+@pytest.mark.parametrize("length", [1, 4, 5, 8, 11, 50, 95, 97, 200, 1000])
+def test_query_blocks_cover_every_position_once(length, queries, multiple, monkeypatch):
+    monkeypatch.setattr(attention, "_QUERIES", queries)
+    monkeypatch.setattr(attention, "_MULTIPLE", multiple)
     blocks = attention.query_blocks(length, is_causal=True)
     assert [t for first, last in blocks for t in range(first, last)] == [*range(length)]
-    assert max(last - first for first, last in blocks) <= 4
+    assert all(first % multiple == 0 for first, _ in blocks)
+    assert max(last - first for first, last in blocks) <= 1.5 * queries + multiple
     assert attention.query_blocks(length, is_causal=False) == [(0, length)]

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -96,6 +97,37 @@ def test_scores_far_apart_neither_overflow_nor_vanish():
     for mine, other in zip(gradients, expected_gradients, strict=True):
         # A share of e^-1000 turns on roundings of scores of about 1000.
         np.testing.assert_allclose(mine, other, rtol=1e-3, atol=0.3)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("far", [-np.inf, np.inf])
+def test_either_shift_gives_the_loss_of_the_loop(far, excluded, monkeypatch):
+    """The targets' own scores, and the highest ones, which few real steps ever take."""
+    monkeypatch.setattr(softmax, "_FAR", far)
+    arrays = problem(excluded=excluded)
+    total, gradients = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))(*arrays)
+    for mine, other in zip((total, *gradients), oracle(*arrays), strict=True):
+        np.testing.assert_allclose(mine, other, **TOLERANCE)
+
+
+@pytest.mark.parametrize("above, is_far", [(50, False), (70, True)])
+def test_the_highest_score_is_sought_where_a_sum_could_overflow(above, is_far):
+    own_N, highest_N = jnp.zeros(3), jnp.arange(3.0)
+    bound_N = jnp.float32([0, above, 0])
+    shift_N = softmax._shift(own_N, bound_N, lambda: highest_N)
+    np.testing.assert_array_equal(shift_N, highest_N if is_far else own_N)
+
+
+def test_no_score_is_above_its_bound():
+    hidden_ND, table_VD, *_ = problem(excluded=False, scale=5.0)
+    score_NV = hidden_ND @ table_VD.T
+    bound_N = softmax._bound(hidden_ND, table_VD)
+    longest = np.argmax(np.linalg.norm(table_VD, axis=-1))
+    assert (score_NV.max(axis=-1) <= bound_N * (1 + 1e-6)).all()
+    # And it is reached, by a state that points where the longest row does.
+    (reached,) = softmax._bound(table_VD[longest : longest + 1], table_VD)
+    assert float(reached) == pytest.approx(float(np.square(table_VD[longest]).sum()))
 
 
 @pytest.mark.usefixtures("tiling")
