@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks import data_preparation, measure
 from benchmarks.drivers.bench import ROOT
 from jaxrec.command import run_command
+from jaxrec.errors import InputError
 
 QUESTION = "how long from a table in memory to the first training batch"
 BAR = 2.0
@@ -91,6 +92,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=measure.RESULTS)
     flags = parser.parse_args(argv)
+    if flags.rounds < 1 or flags.interactions < 1:
+        raise InputError(
+            "--rounds and --interactions must be at least 1: got "
+            f"{flags.rounds} and {flags.interactions}."
+        )
     rows = []
     for kind in ("integers", "text"):
         with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import measure
+from benchmarks import measure, options
 from benchmarks.gpu_suite.journal import Journal
 from benchmarks.gpu_suite.part import Flags, Part, told
 from benchmarks.gpu_suite.parts import PARTS
@@ -178,10 +178,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], Flags]:
     add("--commit", help="of this tree, where git does not tell")
     add("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
-    names = given.parts.split(",")
-    if unknown := {*names} - {*PARTS}:
-        got = ", ".join(sorted(unknown))
-        raise InputError(f"--parts takes {', '.join(PARTS)}: got {got}.")
+    names = options.names("--parts", given.parts, PARTS)
     seeds = given.seeds.split(",")
     if not all(seed.isdecimal() for seed in seeds):
         raise InputError(f"--seeds must be numbers such as 0,1,2: got {given.seeds!r}.")

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import page
+from benchmarks import options, page
 from benchmarks.drivers.bench import (
     AS_INSTALLED,
     OURS,
@@ -186,11 +186,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--seconds", type=float, default=10, help="of a measurement, at the least")
     add("--minutes", type=float, help="begin no measurement after so many")
     flags = parser.parse_args(argv)
-    flags.methods = flags.methods.split(",")
-    if unknown := set(flags.methods) - {*METHODS}:
-        raise InputError(
-            f"--methods takes {', '.join(METHODS)}: got {', '.join(sorted(unknown))}."
-        )
+    flags.methods = options.names("--methods", flags.methods, METHODS)
     if flags.rounds < 1 or flags.steps < 1:
         raise InputError(
             "--rounds and --steps must be at least 1: got "

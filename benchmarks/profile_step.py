@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import measure, roofline, shapes, trace
+from benchmarks import measure, options, roofline, shapes, trace
 from benchmarks.measure import Variant
 from benchmarks.roofline import Rates, Work
 from benchmarks.shapes import METHODS, NAMED, SHAPES
@@ -248,7 +248,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--output", type=Path, default=measure.RESULTS)
     flags = parser.parse_args(argv)
-    run(flags.dataset, methods=flags.methods.split(","), output=flags.output)
+    methods = options.names("--methods", flags.methods, METHODS)
+    run(flags.dataset, methods=methods, output=flags.output)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import measure, shapes
+from benchmarks import measure, options, shapes
 from benchmarks.measure import Variant
 from benchmarks.shapes import NAMED, SHAPES, Shape
 from benchmarks.trainer import Trainer
 from jaxrec import data
 from jaxrec.command import run_command
 from jaxrec.data import Split
-from jaxrec.errors import InputError
 
 QUESTION = "what does a training step cost against the sizes that one can choose"
 # Growth of the epoch of Beauty from the first window to the last, at the most.
@@ -218,12 +217,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--output", type=Path, default=measure.RESULTS)
     flags = parser.parse_args(argv)
-    axes = flags.vary.split(",")
-    if unknown := set(axes) - AXES.keys():
-        raise InputError(
-            f"--vary takes {', '.join(AXES)}: got {', '.join(sorted(unknown))}."
-        )
-    for axis in axes:
+    for axis in options.names("--vary", flags.vary, AXES):
         run(axis, seconds=flags.seconds, output=flags.output)
 
 

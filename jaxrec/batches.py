@@ -183,7 +183,8 @@ def unpack(hidden_RTD: Array, packing: Packing) -> Array:
 def _inverse(place_M: Array, size: int) -> Array:
     """int32 [size]: which entry of `place_M` is each of 0..size-1; M if none is."""
     inverse_N = jnp.full((size,), len(place_M), jnp.int32)
-    return inverse_N.at[place_M].set(jnp.arange(len(place_M)), mode="drop")
+    source_M = jnp.arange(len(place_M), dtype=jnp.int32)
+    return inverse_N.at[place_M].set(source_M, mode="drop")
 
 
 def assign_slots(

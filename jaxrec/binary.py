@@ -15,8 +15,8 @@ import jax.numpy as jnp
 Array = jax.Array
 
 # Floats of the negatives' rows that a block gathers; and positions of it, at the least
-# and at the most: in one block for all of a batch, padding would be computed.
-_BLOCK_FLOATS, _FEWEST_POSITIONS, _MOST_POSITIONS = 2**21, 64, 1024
+# and, on a CPU, at the most: one block for all of a batch would compute its padding.
+_BLOCK_FLOATS, _FEWEST_POSITIONS, _CPU_MOST_POSITIONS = 2**21, 64, 1024
 
 
 class Positions(NamedTuple):
@@ -67,7 +67,9 @@ def _over_blocks(hidden_ND, table_VD, positions: Positions, beta):
     num_positions, width = hidden_ND.shape
     num_negatives = positions.negative_NS.shape[1]
     size = max(_FEWEST_POSITIONS, _BLOCK_FLOATS // (num_negatives * width))
-    size = min(size, _MOST_POSITIONS, num_positions)
+    if jax.default_backend() == "cpu":
+        size = min(size, _CPU_MOST_POSITIONS)
+    size = min(size, num_positions)
     padding = -num_positions % size
     arrays = (hidden_ND, *positions[:3])
     padded = [

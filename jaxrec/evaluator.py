@@ -1,7 +1,7 @@
 """Ranks and metrics of a model on held-out rows, and of popularity beside it."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -95,7 +95,7 @@ class Evaluator:
         self._encoder, self._split, self._log = encoder, split, log
         self._max_length, self._batch_size = max_length, batch_size
         self._is_first_I = jnp.asarray(ranking.first_occurrence(split.dataset))
-        self._steps: dict[tuple[int, int], jax.stages.Wrapped] = {}
+        self._programs: dict[tuple[int, int], jax.stages.Wrapped] = {}
 
     def cut(self, holdout: Holdout) -> Chunks:
         """The holdout's chunks, to be made once and ranked often."""
@@ -113,28 +113,36 @@ class Evaluator:
         Raises:
           InputError: a score is not finite; a rank among NaN means nothing.
         """
-        step = self._step(chunks)
-        pending = []
-        for c in range(len(chunks.rows.start_B)):
-            rows = Rows(*(x[c] for x in chunks.rows))
-            pending.append(step(params, self._log, self._is_first_I, rows))
-        return gather(jax.device_get(pending), chunks.order_N)
+        found = self._program(chunks)(chunks.rows, params, self._log, self._is_first_I)
+        return gather(jax.device_get(found), chunks.order_N)
 
-    def _step(self, chunks: Chunks):
+    def _program(self, chunks: Chunks) -> jax.stages.Wrapped:
         shape = (chunks.num_rows, chunks.capacity)
-        if shape not in self._steps:
+        if shape not in self._programs:
             num_table_rows = self._encoder.num_items + 2
-            self._steps[shape] = jax.jit(
-                partial(
-                    ranking.rank_step,
-                    encoder=self._encoder,
-                    max_length=self._max_length,
-                    num_rows=chunks.num_rows,
-                    capacity=chunks.capacity,
-                    item_chunk=item_chunk(num_table_rows, self._batch_size),
-                )
+            step = partial(
+                ranking.rank_step,
+                encoder=self._encoder,
+                max_length=self._max_length,
+                num_rows=chunks.num_rows,
+                capacity=chunks.capacity,
+                item_chunk=item_chunk(num_table_rows, self._batch_size),
             )
-        return self._steps[shape]
+            self._programs[shape] = in_one_dispatch(step)
+        return self._programs[shape]
+
+
+def in_one_dispatch(step: Callable[..., Any]) -> jax.stages.Wrapped:
+    """A program of (rows, *shared): step(*shared, chunk) of each, one after another.
+
+    What is shared comes as an argument: a constant would be copied into the program.
+    """
+
+    @jax.jit
+    def program(rows: Rows, *shared: Any):
+        return jax.lax.map(partial(step, *shared), rows)
+
+    return program
 
 
 def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
@@ -149,24 +157,24 @@ def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
     return -(-num_table_rows // -(-num_table_rows // most))
 
 
-def gather(pending: list[tuple[Ranks, np.ndarray]], order_N: np.ndarray) -> Ranks:
-    """Chunks of ranks back in the holdout's order, fillers dropped."""
+def gather(found: tuple[Ranks, np.ndarray], order_N: np.ndarray) -> Ranks:
+    """Ranks of chunks, each [chunks, B], in the holdout's order; fillers dropped."""
+    ranks, is_finite_CB = found
     is_row_N = order_N >= 0
-    is_finite_N = np.concatenate([is_finite_B for _, is_finite_B in pending])
-    if not is_finite_N[is_row_N].all():
+    is_finite_N = is_finite_CB.reshape(-1)[is_row_N]
+    if not is_finite_N.all():
         raise InputError(
-            f"{(~is_finite_N[is_row_N]).sum()} of {is_row_N.sum()} held-out rows have "
+            f"{(~is_finite_N).sum()} of {is_row_N.sum()} held-out rows have "
             "scores that are not finite: the model has diverged. Lower "
             "optim.learning_rate or set optim.clip_norm, and train again."
         )
 
-    def field(name: str) -> np.ndarray:
-        flat_N = np.concatenate([getattr(ranks, name) for ranks, _ in pending])
-        result_N = np.zeros(is_row_N.sum(), np.int32)
-        result_N[order_N[is_row_N]] = flat_N[is_row_N]
-        return result_N
+    def in_order(rank_CB: np.ndarray) -> np.ndarray:
+        rank_N = np.zeros(is_row_N.sum(), np.int32)
+        rank_N[order_N[is_row_N]] = rank_CB.reshape(-1)[is_row_N]
+        return rank_N
 
-    return Ranks(*(field(name) for name in Ranks._fields))
+    return Ranks(*map(in_order, ranks))
 
 
 def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -> Ranks:
@@ -181,9 +189,7 @@ def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -
     is_item_V = ranking.item_mask(len(count_V1), dataset.num_items)
     chunks = cut(split, holdout, batch_size=batch_size, max_length=1, is_cloze=False)
 
-    @jax.jit
     def step(log: Log, is_first_I: jax.Array, rows: Rows):
-        # The log comes as an argument: a constant would be copied into the program.
         seen = ranking.seen_items(log, is_first_I, rows, capacity=chunks.capacity)
         return ranking.target_ranks(
             jnp.ones((len(rows.target_B), 1)),
@@ -194,11 +200,8 @@ def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -
             item_chunk=item_chunk(len(count_V1), batch_size),
         )
 
-    pending = [
-        step(log, is_first_I, Rows(*(x[c] for x in chunks.rows)))
-        for c in range(len(chunks.rows.start_B))
-    ]
-    return gather(jax.device_get(pending), chunks.order_N)
+    found = in_one_dispatch(step)(chunks.rows, log, is_first_I)
+    return gather(jax.device_get(found), chunks.order_N)
 
 
 def subset(holdout: Holdout, max_rows: int | None, *, seed: int) -> Holdout:

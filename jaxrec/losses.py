@@ -168,12 +168,8 @@ def _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates: Shared):
     assert num_sequences % num_sets == 0, "sets that are shared unevenly"
     most = num_sequences // num_sets * length
     weight_GM = weight_BL.reshape(num_sets, most)
-    has_weight_GM = weight_GM > 0
-    place_GM = jnp.where(has_weight_GM, jnp.cumsum(has_weight_GM, axis=1) - 1, most)
     set_G1 = jnp.arange(num_sets)[:, None]
-    position_1M = jnp.arange(most, dtype=jnp.int32)[None]
-    source_GM = jnp.full((num_sets, most), most, jnp.int32)
-    source_GM = source_GM.at[set_G1, place_GM].set(position_1M, mode="drop")
+    source_GM, count_G = jax.vmap(compact)(weight_GM)
 
     def compacted(x_GM):
         return jnp.asarray(x_GM).at[set_G1, source_GM].get(mode="fill", fill_value=0)
@@ -182,7 +178,7 @@ def _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates: Shared):
     if dropped_BX is not None:
         dropped_BX = jnp.asarray(dropped_BX)
     sets = sampled_softmax.Sets(
-        has_weight_GM.sum(axis=1, dtype=jnp.int32),
+        count_G,
         compacted(target_BL.reshape(num_sets, most)),
         compacted(weight_GM),
         jnp.asarray(candidates.negative_GS),

@@ -6,7 +6,8 @@ gradients are formed while the loss is: in the backward pass they are only scale
 A small table is one tile wide, and three matmuls do: the scores, and both gradients
 from them. A larger one takes several tiles, which are computed twice, once for the
 normaliser and once for the gradients: a fourth matmul, but the gradient of a row of the
-table is summed up in one go. benchmarks/cpu_choices.py has the times.
+table is summed up in one go. (Scores further apart than real ones get are computed once
+more, for the highest.) benchmarks/cpu_choices.py has the times.
 """
 
 from collections.abc import Callable
@@ -29,14 +30,13 @@ _CUT_POSITIONS, _CUT_ROWS = 192, 8192
 # tiles. By arithmetic, not measured yet; the part "tiles" of benchmarks.gpu compares.
 _GPU_TILE_SCORES = 2**24
 _GPU_CUT_POSITIONS, _GPU_CUT_ROWS = 4096, 16384
-
-
-# A CPU works on this many chunks of a small table side by side, each operation of one
-# filling the gaps between those of the other.
+# A CPU works on a tile of a small table as so many chunks of positions, side by side,
+# each operation of one filling the gaps between those of the other.
 _CPU_CHAINS = 2
-# A target's score may be so far below the highest, in nats, and the sum of exponentials
-# of a table of any length stays below the largest float32, e^88.
-_FAR = 60.0
+# Bounds, in nats, on what is exponentiated: not even the sum over a table of 10^8 rows
+# overflows (e^88), and the target's own term does not vanish (e^-87), nor does any that
+# would show beside it.
+_HIGHEST, _LOWEST = 70.0, -45.0
 
 
 class Positions(NamedTuple):
@@ -225,8 +225,12 @@ class _Scores(NamedTuple):
         # A barrier, or it is computed again for each matmul.
         return jax.lax.optimization_barrier(jnp.where(self.competes_nC, exp_nC, 0))
 
+    def own_n(self) -> Array:
+        """Of the target, where it is here."""
+        return jnp.take_along_axis(self.score_nC, self.column_n1, axis=-1)[:, 0]
+
     def is_missing_n(self) -> Array:
-        """bool, where the target is here and does not compete, so far."""
+        """bool, where the target is here and does not compete."""
         mask_nC = jnp.broadcast_to(self.competes_nC, self.score_nC.shape)
         competes_n1 = jnp.take_along_axis(mask_nC, self.column_n1, axis=-1)
         return self.is_here_n & ~competes_n1[:, 0]
@@ -268,17 +272,18 @@ def _shift(own_N: Array, bound_N: Array, highest: Callable[[], Array]) -> Array:
     """What the scores of each position are lowered by before they are exponentiated.
 
     The highest of them would do, but to find it takes a pass over all. The target's own
-    does too, unless some score may be so far above it that the sum overflows: a sum of
-    which one term is 1 does not vanish.
+    does too, or more where some score may be far above it, as long as the target's term
+    stays a number.
 
     Args:
       own_N: scores of the targets.
-      bound_N: no score is above it.
-      highest: finds the highest scores of competing rows.
+      bound_N: no score is above it, but for rounding.
+      highest: finds the highest scores of competing rows. A condition on a device: what
+        it costs on a GPU has not been measured.
     """
-
-    is_far = jnp.any(bound_N - own_N > _FAR)
-    return jax.lax.cond(is_far, lambda: jnp.maximum(highest(), own_N), lambda: own_N)
+    shift_N = jnp.maximum(own_N, bound_N - _HIGHEST)
+    is_far = jnp.any(own_N - shift_N < _LOWEST)
+    return jax.lax.cond(is_far, lambda: jnp.maximum(highest(), own_N), lambda: shift_N)
 
 
 def _bound(hidden_ND: Array, table_VD: Array) -> Array:
@@ -296,7 +301,7 @@ def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
     def one_chunk(chunk: _Chunk):
         """The sum of a chunk, and (dhidden, dtable^T, owed_n); see `_less_own`."""
         scores = _scores(chunk, tile)
-        own_n = jnp.take_along_axis(scores.score_nC, scores.column_n1, axis=-1)[:, 0]
+        own_n = scores.own_n()
         shift_n = _shift(own_n, _at(bound_N, chunk), scores.highest_n)
         exp_nC = scores.exp_nC(shift_n)
         missing_n = jnp.where(scores.is_missing_n(), jnp.exp(own_n - shift_n), 0)
@@ -373,7 +378,7 @@ def _less_own(
 
 
 def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
-    """Tile by tile of the table, each against chunk by chunk of positions; twice."""
+    """Tile by tile of the table, each against chunk by chunk of positions."""
     num_tiles = -(-len(table.table_VD) // table.tile)
     num_chunks = (positions.count + size - 1) // size
 
@@ -394,21 +399,30 @@ def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
         highest_n = _scores(chunk, tile).highest_n()
         return _put(highest_N, jnp.maximum(highest_n, _at(highest_N, chunk)), chunk)
 
-    own_N = jnp.sum(hidden_ND * table.table_VD[positions.target_N], axis=-1)
+    about_own_N = jnp.sum(hidden_ND * table.table_VD[positions.target_N], axis=-1)
     shift_N = _shift(
-        own_N, _bound(hidden_ND, table.table_VD), lambda: over_tiles(rise, own_N)
+        about_own_N,
+        _bound(hidden_ND, table.table_VD),
+        lambda: over_tiles(rise, about_own_N),
     )
 
     def normalise(chunk: _Chunk, tile: _Tile, carry):
         scores = _scores(chunk, tile)
-        total_N, is_missing_N = carry
-        total_n = _at(total_N, chunk) + scores.exp_nC(_at(shift_N, chunk)).sum(axis=-1)
-        is_missing_n = _at(is_missing_N, chunk) | scores.is_missing_n()
-        return _put(total_N, total_n, chunk), _put(is_missing_N, is_missing_n, chunk)
+        total_n, own_n, is_missing_n = (_at(x_N, chunk) for x_N in carry)
+        updated = (
+            total_n + scores.exp_nC(_at(shift_N, chunk)).sum(axis=-1),
+            jnp.where(scores.is_here_n, scores.own_n(), own_n),
+            is_missing_n | scores.is_missing_n(),
+        )
+        return tuple(
+            _put(x_N, x_n, chunk) for x_N, x_n in zip(carry, updated, strict=True)
+        )
 
     weight_N = positions.weight_N
-    start = (jnp.zeros_like(weight_N), jnp.zeros(weight_N.shape, bool))
-    total_N, is_missing_N = over_tiles(normalise, start)
+    zero_N = jnp.zeros_like(weight_N)
+    start = (zero_N, zero_N, jnp.zeros(weight_N.shape, bool))
+    # The target's score as the sum has it: another sum of products differs in its bits.
+    total_N, own_N, is_missing_N = over_tiles(normalise, start)
     missing_N = jnp.where(is_missing_N, jnp.exp(own_N - shift_N), 0)
     total_N += missing_N
     total = _weighted(weight_N, total_N, shift_N, own_N)

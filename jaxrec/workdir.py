@@ -88,13 +88,13 @@ def held(workdir: Path) -> Iterator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(workdir, error) from None
-    try:
-        with _locked(workdir):
+    with _locked(workdir):
+        try:
             yield
-    finally:
-        if is_new:
-            with contextlib.suppress(OSError):  # not empty, or gone
-                workdir.rmdir()
+        finally:
+            if is_new:
+                with contextlib.suppress(OSError):  # not empty, or gone
+                    workdir.rmdir()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import page, peers
+from benchmarks import first_batch, page, peers, profile_step, sizes
 from benchmarks.drivers import bench, protocol
 from benchmarks.drivers.bench import (
     AS_INSTALLED,
@@ -352,6 +352,19 @@ def test_driver_that_fails_is_an_error(tmp_path):
 def test_bad_options(argv, message):
     with pytest.raises(InputError, match=message):
         peers.parse(argv)
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "message"),
+    [
+        (profile_step, "--methods sasrec_ce,nonsense", "bert4rec: got nonsense"),
+        (sizes, "--vary nonsense", "got nonsense"),
+        (first_batch, "--rectools-python x --rounds 0", "at least 1: got 0 and"),
+    ],
+)
+def test_bad_options_end_a_command_before_it_measures(command, argv, message):
+    with pytest.raises(InputError, match=message):
+        command.main([*argv.split()])
 
 
 def test_shapes_are_those_of_the_configs(tmp_path, monkeypatch):

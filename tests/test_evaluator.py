@@ -133,6 +133,21 @@ def test_equals_one_user_at_a_time_whatever_the_batch_size(name, split, evaluato
     assert len(set(expected[0])) > 10  # the rows tell a right model from a wrong one
 
 
+def test_all_chunks_are_one_dispatch(split, evaluators, monkeypatch):
+    evaluator = evaluators("sasrec", 5)
+    chunks = evaluator.cut(split.test)
+    program, calls = evaluator._program(chunks), []
+
+    def counted(rows, *shared):
+        calls.append(rows.start_B.shape)
+        return program(rows, *shared)
+
+    monkeypatch.setattr(evaluator, "_program", lambda chunks: counted)
+    evaluator.ranks(params_of("sasrec"), chunks)
+    (shape,) = calls
+    assert shape == chunks.rows.start_B.shape and shape[0] > 5
+
+
 def test_no_history_ranks_last(split, evaluators):
     """A causal model that has read nothing has no opinion: all scores are equal."""
     evaluator = evaluators("sasrec", 64)

@@ -303,7 +303,7 @@ def ranked_on_8_devices(split, encoder, params, item_chunk) -> list[Ranks]:
     for driver in (by_jit, by_pmap, by_shard_map):
         ranks_and_finite = driver(step, params, log, is_first_I, chunks.rows)
         ranks, is_finite_N = jax.tree.map(np.ravel, jax.device_get(ranks_and_finite))
-        results.append(evaluator.gather([(ranks, is_finite_N)], chunks.order_N))
+        results.append(evaluator.gather((ranks, is_finite_N), chunks.order_N))
     return results
 
 

@@ -478,8 +478,8 @@ def test_an_epoch_retraces_nothing(tmp_path, frame):
         run.restore(checkpoints)
         run.fit([], [])
     assert len(run.compiled) == 1
-    (step,) = built.evaluator._steps.values()
-    assert step._cache_size() == 1
+    (program,) = built.evaluator._programs.values()
+    assert program._cache_size() == 1
 
 
 def test_training_is_a_callable_section():
