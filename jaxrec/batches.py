@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec import indices
 from jaxrec.data import Dataset
 from jaxrec.errors import InputError
 
@@ -172,19 +173,11 @@ def unpack(hidden_RTD: Array, packing: Packing) -> Array:
     """Hidden states back in the order of the windows, [B, L, D]; 0 on padding."""
     place_BL = packing.place_BL
     num_places, num_tokens = place_BL.size, packing.num_rows * packing.row_length
-    inverse_N = _inverse(place_BL.reshape(-1), num_tokens)
-    # Not place_BL itself: XLA would compute it again for every number of a row that is
-    # taken by it, where the result of a scatter is in memory.
-    place_M = _inverse(inverse_N, num_places)
+    inverse_N = indices.inverse(place_BL.reshape(-1), num_tokens)
+    # place_BL again, but in memory.
+    place_M = indices.inverse(inverse_N, num_places)
     hidden_ND = hidden_RTD.reshape(num_tokens, -1)
     return _take_rows(hidden_ND, place_M, inverse_N).reshape(*place_BL.shape, -1)
-
-
-def _inverse(place_M: Array, size: int) -> Array:
-    """int32 [size]: which entry of `place_M` is each of 0..size-1; M if none is."""
-    inverse_N = jnp.full((size,), len(place_M), jnp.int32)
-    source_M = jnp.arange(len(place_M), dtype=jnp.int32)
-    return inverse_N.at[place_M].set(source_M, mode="drop")
 
 
 def assign_slots(

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec import binary, sampled_softmax, softmax
+from jaxrec import binary, indices, sampled_softmax, softmax
 
 Array = jax.Array
 
@@ -67,12 +67,7 @@ def compact(weight_BL: Array) -> tuple[Array, Array]:
     has_weight_N = weight_BL.reshape(-1) > 0
     rank_N = jnp.cumsum(has_weight_N, dtype=jnp.int32)
     size = len(rank_N)
-    index_N = jnp.full((size,), size, jnp.int32)
-    # Not jnp.nonzero: XLA would compute its index again for every number of a row that
-    # is taken by it, where the result of a scatter is in memory.
-    index_N = index_N.at[jnp.where(has_weight_N, rank_N - 1, size)].set(
-        jnp.arange(size, dtype=jnp.int32), mode="drop"
-    )
+    index_N = indices.inverse(jnp.where(has_weight_N, rank_N - 1, size), size)
     return index_N, rank_N[-1]
 
 

@@ -21,6 +21,7 @@ PURE = {
     "attention",
     "binary",
     "dropout",
+    "indices",
     "layers",
     "losses",
     "metrics",
