@@ -4,11 +4,12 @@
         --rectools-python ../rectools/bin/python
 
 RecTools, RePlay and the paper's own code train the paper's methods at the paper's
-shapes on the same file beside us, on the CPU in float32, each by its driver in drivers/
-and in its own environment; a system that is not named is left out. A round measures
-every system once, in a new process, for a few steps after a warm-up, so that a machine
-whose speed drifts treats all alike, and a ratio is of two times of one round. Of a
-peer's settings (drivers/bench.py) the fastest is shown, with the least memory of any.
+shapes on the same file beside us, on the CPU, each by its driver in drivers/ and in its
+own environment; a system that is not named is left out. Each runs in float32, and in
+bfloat16 as it has it. A round measures every system once, in a new process, for a few
+steps after a warm-up, so that a machine whose speed drifts treats all alike, and a
+ratio is of two times of one round. Of a peer's settings (drivers/bench.py) the fastest
+of each dtype is shown, with the least memory of any.
 
 What was measured is kept in .cache/peers/ until the record is written: a command that
 was stopped, or that --minutes ended, goes on when it is given again.
@@ -37,7 +38,7 @@ from benchmarks.drivers.bench import (
     measure_all,
     tasks,
 )
-from benchmarks.drivers.protocol import METHODS
+from benchmarks.drivers.protocol import DTYPES, METHODS
 from jaxrec import config, datasets, record
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
@@ -65,7 +66,10 @@ NOTES = [
     "the least of its settings.",
     "Settings: 'memory kept' tells the C library to keep freed memory and PyTorch to "
     "use huge pages; '2 loaders' are processes that prepare batches; 'buckets of 32' "
-    "is RePlay's encoder for windows of like length. We run as installed.",
+    "is RePlay's encoder for windows of like length; 'bf16-mixed' is Lightning's. We "
+    "run as installed, and with loss.dtype=bfloat16.",
+    "Ratios are of two systems of one dtype, and so are bars, which are judged in "
+    "both. Where we have no bfloat16 (BCE) peers are compared to our float32.",
     "RecBole 1.2.1 is not measured: what pip installs in November 2026 cannot be "
     "imported (ray wants pkg_resources, RecBole wants numpy.bool8, and both are gone); "
     "and its SASRec encodes a window for every target, so that its epoch is another.",
@@ -89,10 +93,11 @@ def median_and_range(values: Sequence[float], digits: int) -> tuple[float, list[
 def row(
     dataset: str, method: str, system: str, theirs: list[Measured], ours: list[Measured]
 ) -> dict[str, Any]:
-    """A row of the record: a system's fastest setting, beside ours.
+    """A row of the record: a system's fastest setting of one dtype, beside ours.
 
     Args:
-      theirs, ours: the measurements of the method that ran, of all settings and rounds.
+      theirs, ours: the measurements of the method and dtype that ran, of all settings
+        and rounds.
     """
     settings = {
         setting.name: [one for one in theirs if one.task.setting.name == setting.name]
@@ -112,6 +117,7 @@ def row(
         "dataset": dataset,
         "method": method,
         "system": f"{TITLES[system]} {runs[0].line['version']}",
+        "dtype": runs[0].task.setting.dtype,
         "setting": best,
         "seconds_per_epoch": seconds,
         "spread": spread,
@@ -125,7 +131,8 @@ def row(
         name: round(statistics.median(values), 2) for name, values in times.items()
     }
     found["time_ratio"], found["time_ratio_range"] = median_and_range(times[best], 2)
-    found["time_ratio_as_installed"] = of_settings.get(AS_INSTALLED.name)
+    if AS_INSTALLED.name in of_settings:
+        found["time_ratio_as_installed"] = of_settings[AS_INSTALLED.name]
     found["memory_ratio"] = round(peak_mb / peak(ours), 2)
     place = (dataset, method, system)
     for name, bars in (("time", TIME_BARS), ("memory", MEMORY_BARS)):
@@ -133,6 +140,21 @@ def row(
             found[f"{name}_bar"] = bars[place]
             found[f"{name}_bar_met"] = found[f"{name}_ratio"] >= bars[place]
     return found | {"time_ratio_of_settings": of_settings}
+
+
+def of_dtypes(
+    dataset: str, method: str, system: str, theirs: list[Measured], ours: list[Measured]
+) -> list[dict[str, Any]]:
+    """A row for each dtype that the system ran in."""
+
+    def of(runs: list[Measured], dtype: str) -> list[Measured]:
+        return [one for one in runs if one.task.setting.dtype == dtype]
+
+    return [
+        row(dataset, method, system, runs, of(ours, dtype) or of(ours, DTYPES[0]))
+        for dtype in DTYPES
+        if (runs := of(theirs, dtype))
+    ]
 
 
 def summary(dataset: str, done: Sequence[Measured]) -> dict[str, Any]:
@@ -152,7 +174,8 @@ def summary(dataset: str, done: Sequence[Measured]) -> dict[str, Any]:
                 if method not in not_run.setdefault(key, []):
                     not_run[key].append(method)
         if ran:
-            rows.append(row(dataset, method, system, ran, groups[method, OURS]))
+            ours = [one for one in groups[method, OURS] if one.has_run]
+            rows += of_dtypes(dataset, method, system, ran, ours)
             versions[system] = ran[0].line["versions"]
             said.setdefault(system, {}).update(dict.fromkeys(ran[0].line["settings"]))
     threads = {one.line["threads"] for one in done if one.has_run}

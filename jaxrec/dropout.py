@@ -1,9 +1,10 @@
 """Dropout, and the random bits behind it. Pure functions.
 
 `jax.random.bernoulli` writes its random words to memory, one pass for every few rounds
-of the generator; on a CPU that takes longer than the attention it is for. Here each
-entry runs the same generator on its own index, in registers: one loop, which XLA fuses
-with what uses the mask. benchmarks/cpu_choices.py has the times.
+of Threefry; on a CPU that takes longer than the attention it is for. Here each entry
+hashes its own index with two random words of the key, in registers: one loop, which XLA
+fuses with what uses the mask. benchmarks/cpu_choices.py has the times. A hash is enough
+for what is dropped; what is drawn (negatives, hidden items) is drawn by jax.random.
 """
 
 import math
@@ -15,14 +16,13 @@ from jaxrec.errors import InputError
 
 Array = jax.Array
 
-# Threefry-2x32 of 20 rounds: its rotations, and the constant of its key schedule.
-_ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
-_PARITY = 0x1BD11BDA
-_ROUNDS = 20
-
 
 def keep_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
-    """bool `shape`: False with probability round(rate 2^32) / 2^32, independently.
+    """bool `shape`: False with probability round(rate 2^32) / 2^32.
+
+    An entry stays where hash(hash(index + k0) ^ k1) reaches rate 2^32, of two random
+    words k0 and k1. No dependence shows between entries near or far, in sums of many,
+    or between keys (tests/test_dropout.py).
 
     Args:
       key: consumed.
@@ -38,7 +38,7 @@ def keep_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
     # Any kind of key gives two words.
     words_2 = jax.random.bits(key, (2,), jnp.uint32)
     index = jax.lax.iota(jnp.uint32, size).reshape(shape)
-    draws, _ = threefry_2x32(words_2[0], words_2[1], index, jnp.zeros_like(index))
+    draws = mixed(mixed(index + words_2[0]) ^ words_2[1])
     return draws >= jnp.uint32(threshold)
 
 
@@ -63,25 +63,14 @@ def dropout(key: Array, x: Array, rate: float) -> Array:
     return jnp.where(keep, x * scale, jnp.zeros((), x.dtype))
 
 
-def threefry_2x32(
-    key_0: Array, key_1: Array, word_0: Array, word_1: Array
-) -> tuple[Array, Array]:
-    """Encrypts two uint32 words by a key of two, entry by entry, without a loop.
+def mixed(x: Array) -> Array:
+    """A permutation of uint32 in which any bit of x flips every bit half of the time.
 
-    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    Source: Wellons, "Prospecting for Hash Functions", 2018: lowbias32.
     """
-    schedule = (key_0, key_1, key_0 ^ key_1 ^ jnp.uint32(_PARITY))
-    word_0, word_1 = word_0 + key_0, word_1 + key_1
-    for i in range(_ROUNDS):
-        rotation = jnp.uint32(_ROTATIONS[i % 8])
-        word_0 = word_0 + word_1
-        word_1 = (word_1 << rotation) | (word_1 >> (jnp.uint32(32) - rotation))
-        word_1 = word_1 ^ word_0
-        if i % 4 == 3:
-            turn = i // 4 + 1
-            word_0 = word_0 + schedule[turn % 3]
-            word_1 = word_1 + schedule[(turn + 1) % 3] + jnp.uint32(turn)
-    return word_0, word_1
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x7FEB352D)
+    x = (x ^ (x >> jnp.uint32(15))) * jnp.uint32(0x846CA68B)
+    return x ^ (x >> jnp.uint32(16))
 
 
 def _threshold(rate: float) -> int:

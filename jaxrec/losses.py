@@ -77,6 +77,8 @@ def ce(
     target_BL: Array,
     weight_BL: Array,
     candidates: Catalogue,
+    *,
+    dtype: str = "float32",
 ) -> tuple[Array, Array]:
     """Full softmax cross-entropy, never storing more than a tile of the scores.
 
@@ -91,6 +93,8 @@ def ce(
       target_BL: int32, row of the table; ignored where the weight is 0.
       weight_BL: float32; a constant, without a gradient.
       candidates: see `Catalogue`.
+      dtype: of the matmuls of the gradients, "float32" or "bfloat16"; see
+        `softmax.loss_sum`.
 
     Returns:
       (sum, weight), float32 scalars; sum is in nats.
@@ -120,6 +124,7 @@ def ce(
         positions,
         candidates.allowed_V,
         candidates.excluded_BX,
+        dtype,
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 
@@ -130,6 +135,8 @@ def sampled_ce(
     target_BL: Array,
     weight_BL: Array,
     candidates: Shared | Catalogue,
+    *,
+    dtype: str = "float32",
 ) -> tuple[Array, Array]:
     """Softmax cross-entropy of the target against S sampled negatives.
 
@@ -146,13 +153,11 @@ def sampled_ce(
     Source: Klenitskiy & Vasilev, RecSys 2023, section 3.2.
     """
     if isinstance(candidates, Catalogue):
-        return ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates)
+        return ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates, dtype=dtype)
 
-    loss_sum = sampled_softmax.loss_sum(
-        *_sets(
-            hidden_BLD.astype(jnp.float32), table_VD, target_BL, weight_BL, candidates
-        )
-    )
+    hidden_BLD = hidden_BLD.astype(jnp.float32)
+    sets = _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates)
+    loss_sum = sampled_softmax.loss_sum(*sets, dtype)
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 
 

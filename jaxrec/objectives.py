@@ -5,6 +5,7 @@ it. A user's own loss is a function that returns one, named as "module:function"
 config; its keyword arguments are the config's section `loss`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -43,25 +44,37 @@ class Objective(NamedTuple):
     exclude: str = "window"
 
 
-def ce(*, exclude_window: bool = False, include_padding: bool = False) -> Objective:
+def ce(
+    *,
+    exclude_window: bool = False,
+    include_padding: bool = False,
+    dtype: str = "float32",
+) -> Objective:
     """Full softmax cross-entropy over the catalogue.
 
     Args:
       exclude_window: leave the other items of a sequence's own window out of its
         denominator, as the sampled loss does and the test's filter will.
       include_padding: let PAD (and MASK) compete, as in the paper's code.
+      dtype: "float32", or "bfloat16" for the matmuls of the gradients, which some CPUs
+        and most GPUs do several times faster; scores and sums stay float32.
     """
+    loss = functools.partial(losses.ce, dtype=_checked_dtype(dtype))
 
     def candidates(key, target_BL, seen_BX, items: Items) -> losses.Catalogue:
         del key, target_BL  # full CE draws nothing
         allowed_V = items.is_item_V | include_padding
         return losses.Catalogue(allowed_V, seen_BX if exclude_window else None)
 
-    return Objective(candidates, losses.ce)
+    return Objective(candidates, loss)
 
 
 def sampled_ce(
-    *, num_negatives: int = 3000, exclude: str = "window", share: int = 1
+    *,
+    num_negatives: int = 3000,
+    exclude: str = "window",
+    share: int = 1,
+    dtype: str = "float32",
 ) -> Objective:
     """Softmax cross-entropy against negatives shared by a sequence's positions.
 
@@ -74,7 +87,9 @@ def sampled_ce(
         a sequence has seen does not compete with that sequence. With 1, the paper's
         rule, each sequence has S items of its own. Larger sets of a few, or one for a
         whole batch, gather and add up far fewer rows of a large table.
+      dtype: as in `ce`.
     """
+    loss = functools.partial(losses.sampled_ce, dtype=_checked_dtype(dtype))
     check_exclude(exclude)
     if share < 1:
         raise InputError(f"loss.share must be at least 1: got {share}.")
@@ -102,7 +117,7 @@ def sampled_ce(
         )(keys_B, seen_BX)
         return losses.Shared(negative_GS)
 
-    return Objective(candidates, losses.sampled_ce, num_negatives, exclude)
+    return Objective(candidates, loss, num_negatives, exclude)
 
 
 def _shared(
@@ -196,6 +211,12 @@ def _separate(num_negatives: int) -> Callable[..., losses.Separate]:
         return losses.Separate(negative_BLS)
 
     return candidates
+
+
+def _checked_dtype(dtype: str) -> str:
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"loss.dtype must be 'float32' or 'bfloat16': got {dtype!r}.")
+    return dtype
 
 
 def check_exclude(exclude: str) -> None:

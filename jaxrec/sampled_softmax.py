@@ -40,33 +40,42 @@ class Sets(NamedTuple):
     dropped_GCX: Array | None
 
 
-@jax.custom_vjp
-def loss_sum(hidden_GMD: Array, table_VD: Array, sets: Sets) -> Array:
+def loss_sum(
+    hidden_GMD: Array, table_VD: Array, sets: Sets, dtype: str = "float32"
+) -> Array:
     """sum w (logsumexp(s_target, s_j for the negatives j) - s_target), in nats.
 
     Args:
       hidden_GMD: float32; table_VD: float32; sets: see `Sets`.
+      dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply; the
+        loss itself is float32.
 
     Returns:
       A float32 scalar, with gradients to hidden_GMD and table_VD.
     """
-    return _over_sets(hidden_GMD, table_VD, sets)[0]
+    return _loss_sum(hidden_GMD, table_VD, sets, dtype)
 
 
-def _forward(hidden_GMD, table_VD, sets):
-    total, *gradients = _over_sets(hidden_GMD, table_VD, sets)
+def _value(hidden_GMD, table_VD, sets, dtype: str) -> Array:
+    return _over_sets(hidden_GMD, table_VD, sets, dtype)[0]
+
+
+def _forward(hidden_GMD, table_VD, sets, dtype: str):
+    total, *gradients = _over_sets(hidden_GMD, table_VD, sets, dtype)
     return total, gradients
 
 
-def _backward(gradients, cotangent):
+def _backward(dtype: str, gradients, cotangent):
+    del dtype
     hidden_grad_GMD, table_grad_VD = gradients
     return cotangent * hidden_grad_GMD, cotangent * table_grad_VD, None
 
 
-loss_sum.defvjp(_forward, _backward)
+_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(3,))
+_loss_sum.defvjp(_forward, _backward)
 
 
-def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets):
+def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets, dtype: str):
     """(sum, dhidden, dtable): a few sets at a time, the largest first."""
     num_sets, most, _ = hidden_GMD.shape
     size, block = _SETS, _POSITIONS
@@ -98,7 +107,7 @@ def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets):
             None if sets.dropped_GCX is None else take(sets.dropped_GCX),
         )
         some, hidden_grad_gMD, own_grad_gMD, negative_grad_gSD = _few_sets(
-            take_padded(hidden_GMD), table_VD, chosen, block
+            take_padded(hidden_GMD), table_VD, chosen, block, dtype
         )
         table_grad_VD = table_grad_VD.at[chosen.target_GM].add(own_grad_gMD)
         table_grad_VD = table_grad_VD.at[chosen.negative_GS].add(negative_grad_gSD)
@@ -115,9 +124,10 @@ def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets):
     return jax.lax.fori_loop(0, len(order_G) // size, body, start)
 
 
-def _few_sets(hidden_GMD, table_VD, sets: Sets, block: int):
+def _few_sets(hidden_GMD, table_VD, sets: Sets, block: int, dtype: str):
     """(sum, dhidden, d of the targets' rows, d of the negatives' rows)."""
     negative_GSD = table_VD[sets.negative_GS]
+    rows_GSD = negative_GSD.astype(dtype)
     own_GMD = table_VD[sets.target_GM]
     competes_GCS = _competes(sets)
     num_blocks = (sets.count_G.max() + block - 1) // block
@@ -152,9 +162,10 @@ def _few_sets(hidden_GMD, table_VD, sets: Sets, block: int):
         total += jnp.where(weight_GP > 0, weight_GP * loss_GP, 0).sum()
         lost_GP1 = (weight_GP * jax.nn.sigmoid(others_GP))[..., None]
         grad_GPS = unnormalised_GPS * (lost_GP1 / jnp.where(sum_GP1 > 0, sum_GP1, 1))
-        hidden_grad_GPD = jnp.einsum("gps,gsd->gpd", grad_GPS, negative_GSD)
+        grad_GPS = jax.lax.optimization_barrier(grad_GPS.astype(dtype))
+        hidden_grad_GPD = _dot("gps,gsd->gpd", grad_GPS, rows_GSD)
         hidden_grad_GPD -= lost_GP1 * own_GPD
-        negative_grad_GSD += jnp.einsum("gps,gpd->gsd", grad_GPS, hidden_GPD)
+        negative_grad_GSD += _dot("gps,gpd->gsd", grad_GPS, hidden_GPD.astype(dtype))
         return (
             total,
             put(hidden_grad_GMD, hidden_grad_GPD),
@@ -165,6 +176,10 @@ def _few_sets(hidden_GMD, table_VD, sets: Sets, block: int):
     zero, zero_GMD = jnp.zeros((), jnp.float32), jnp.zeros_like(hidden_GMD)
     start = (zero, zero_GMD, zero_GMD, jnp.zeros_like(negative_GSD))
     return jax.lax.fori_loop(0, num_blocks, body, start)
+
+
+def _dot(spec: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
 def _competes(sets: Sets) -> Array | None:

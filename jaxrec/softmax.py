@@ -11,11 +11,25 @@ more, for the highest.) benchmarks/cpu_choices.py has the times.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxrec.score_tiles import (
+    Chunk,
+    Hidden,
+    Positions,
+    Table,
+    Tile,
+    chunk_of,
+    gradients_of,
+    hidden_forms,
+    scores_of,
+    tile_of,
+)
+
+__all__ = ["Positions", "loss_sum", "tile_shape"]
 
 Array = jax.Array
 
@@ -39,21 +53,6 @@ _CPU_CHAINS = 2
 _HIGHEST, _LOWEST = 70.0, -45.0
 
 
-class Positions(NamedTuple):
-    """N positions, of which the first `count` have a target.
-
-    target_N: int32, row of the table.
-    weight_N: float32, 0 after the first `count`.
-    sequence_N: int32, the row of `excluded_BX` that holds for the position. Positions
-      of one sequence are neighbours.
-    """
-
-    target_N: Array
-    weight_N: Array
-    sequence_N: Array
-    count: Array
-
-
 def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
     """Positions and table rows of a tile, from the shapes and the kind of device.
 
@@ -71,13 +70,13 @@ def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
     return min(cut[0], most), min(cut[1], num_rows)
 
 
-@jax.custom_vjp
 def loss_sum(
     hidden_ND: Array,
     table_VD: Array,
     positions: Positions,
     allowed_V: Array,
     excluded_BX: Array | None,
+    dtype: str = "float32",
 ) -> Array:
     """sum_n w_n (logsumexp_{v in C_n} s_nv - s_n,target), s = hidden table^T, in nats.
 
@@ -87,11 +86,18 @@ def loss_sum(
       hidden_ND: float32; table_VD: float32; positions: see `Positions`.
       allowed_V: bool.
       excluded_BX: int32 rows of the table, 0-padded, or None.
+      dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply.
+        Scores and all sums are float32. A term of the denominator is then off by 2^-9
+        of itself at the most, the loss of a position by 0.002 nats, a gradient by 2^-7
+        of the sum of its terms' sizes.
 
     Returns:
-      A float32 scalar, with gradients to hidden_ND and table_VD.
+      A float32 scalar, with gradients to hidden_ND and table_VD, float32.
     """
-    arguments = (hidden_ND, table_VD, positions, allowed_V, excluded_BX)
+    return _loss_sum(hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype)
+
+
+def _value(*arguments) -> Array:
     return _over_positions(*arguments, with_gradients=False)[0]
 
 
@@ -100,172 +106,82 @@ def _forward(*arguments):
     return total, gradients
 
 
-def _backward(gradients, cotangent):
+def _backward(dtype: str, gradients, cotangent):
+    del dtype
     hidden_grad_ND, table_grad_VD = gradients
     return cotangent * hidden_grad_ND, cotangent * table_grad_VD, None, None, None
 
 
-loss_sum.defvjp(_forward, _backward)
+_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(5,))
+_loss_sum.defvjp(_forward, _backward)
+
+
+class _Problem(NamedTuple):
+    """Positions in chunks of `size`, and the table in tiles.
+
+    bound_N: no score of the position is above it, but for rounding.
+    """
+
+    hidden: Hidden
+    table: Table
+    positions: Positions
+    bound_N: Array
+    size: int
+
+    @property
+    def num_chunks(self) -> Array:
+        """Chunks that have a target."""
+        return (self.positions.count + self.size - 1) // self.size
+
+    def over_chunks(self, body: Callable[[Chunk, Any], Any], start: Any) -> Any:
+        """body(chunk, carry) over the chunks."""
+
+        def step(i, carry):
+            chunk = chunk_of(self.hidden, self.table, self.positions, i, self.size)
+            return body(chunk, carry)
+
+        return jax.lax.fori_loop(0, self.num_chunks, step, start)
+
+    def over_tiles(self, body: Callable[[Chunk, Tile, Any], Any], start: Any) -> Any:
+        """body(chunk, tile, carry) over the chunks, tile by tile."""
+
+        def step(j, carry):
+            tile = tile_of(self.table, j)
+            return self.over_chunks(lambda chunk, some: body(chunk, tile, some), carry)
+
+        return jax.lax.fori_loop(0, self.table.num_tiles, step, start)
 
 
 def _over_positions(
-    hidden_ND, table_VD, positions, allowed_V, excluded_BX, *, with_gradients: bool
+    hidden_ND,
+    table_VD,
+    positions,
+    allowed_V,
+    excluded_BX,
+    dtype: str,
+    *,
+    with_gradients: bool,
 ):
     """(sum, dhidden, dtable), over the chunks that the positions fill."""
     num_positions = len(hidden_ND)
     size, tile = tile_shape(len(table_VD), num_positions)
     padding = -num_positions % size
     hidden_ND = jnp.pad(hidden_ND, ((0, padding), (0, 0)))
-    positions = Positions(
-        jnp.pad(positions.target_N, (0, padding)),
-        jnp.pad(positions.weight_N, (0, padding)),
-        jnp.pad(positions.sequence_N, (0, padding), mode="edge"),
-        positions.count,
+    problem = _Problem(
+        hidden_forms(hidden_ND, dtype),
+        Table(table_VD, allowed_V, excluded_BX, tile, dtype),
+        Positions(
+            jnp.pad(positions.target_N, (0, padding)),
+            jnp.pad(positions.weight_N, (0, padding)),
+            jnp.pad(positions.sequence_N, (0, padding), mode="edge"),
+            positions.count,
+        ),
+        _bound(hidden_ND, table_VD),
+        size,
     )
-    table = _Table(table_VD, allowed_V, excluded_BX, tile)
     over = _whole if tile == len(table_VD) else _tiled
-    total, hidden_grad_ND, table_grad_VD = over(
-        hidden_ND, table, positions, size, with_gradients
-    )
+    total, hidden_grad_ND, table_grad_VD = over(problem, with_gradients)
     return total, hidden_grad_ND[:num_positions], table_grad_VD
-
-
-class _Table(NamedTuple):
-    """The table and what may compete of it; it is cut into tiles of `tile` rows."""
-
-    table_VD: Array
-    allowed_V: Array
-    excluded_BX: Array | None
-    tile: int
-
-
-class _Chunk(NamedTuple):
-    """The n positions from `first` on, and the distinct sequences they are of.
-
-    local_n: int32, the place of a position's sequence in excluded_GX.
-    """
-
-    first: Array
-    hidden_nD: Array
-    target_n: Array
-    weight_n: Array
-    local_n: Array | None
-    excluded_GX: Array | None
-
-
-def _chunk(hidden_ND, table: _Table, positions: Positions, i, size: int) -> _Chunk:
-    """The i-th chunk of positions."""
-    hidden_nD, target_n, weight_n, sequence_n = (
-        jax.lax.dynamic_slice_in_dim(x, i * size, size)
-        for x in (hidden_ND, *positions[:3])
-    )
-    excluded = _of_chunk(sequence_n, table.excluded_BX)
-    return _Chunk(i * size, hidden_nD, target_n, weight_n, *excluded)
-
-
-def _of_chunk(sequence_n: Array, excluded_BX: Array | None):
-    """(local_n, excluded_GX) of `_Chunk`."""
-    if excluded_BX is None:
-        return None, None
-    # Positions of a sequence are neighbours: the n of a chunk are of at most n of them,
-    # which are counted off, since those without a position may leave wide gaps.
-    num_local = min(len(sequence_n), len(excluded_BX))
-    local_n = jnp.cumsum(jnp.diff(sequence_n, prepend=sequence_n[:1]) != 0)
-    sequence_G = jnp.zeros((num_local,), jnp.int32).at[local_n].set(sequence_n)
-    return local_n, excluded_BX[sequence_G]
-
-
-class _Tile(NamedTuple):
-    """The rows of the table from `first` on that one tile is about.
-
-    is_new_C: bool. The last tile ends where the table does and may begin before the one
-      ahead of it ends; a row that they share has had its turn.
-    """
-
-    first: Array
-    table_CD: Array
-    allowed_C: Array
-    is_new_C: Array
-
-
-def _tile(table: _Table, j) -> _Tile:
-    """The j-th tile of the table."""
-    first = jnp.minimum(j * table.tile, len(table.table_VD) - table.tile)
-    table_CD, allowed_C = (
-        jax.lax.dynamic_slice_in_dim(x, first, table.tile)
-        for x in (table.table_VD, table.allowed_V)
-    )
-    # A barrier, or XLA fuses the slice with a transposition that takes far longer.
-    table_CD = jax.lax.optimization_barrier(table_CD)
-    is_new_C = first + jnp.arange(table.tile, dtype=jnp.int32) >= j * table.tile
-    return _Tile(first, table_CD, allowed_C, is_new_C)
-
-
-class _Scores(NamedTuple):
-    """Of a chunk's positions and a tile's rows.
-
-    score_nC: float32, of all rows.
-    competes_nC: bool, where a row does with the position; [1, C] where all are alike.
-    column_n1: int32, the target's column; any column where it is in another tile.
-    is_here_n: bool, where it is in this one.
-    """
-
-    score_nC: Array
-    competes_nC: Array
-    column_n1: Array
-    is_here_n: Array
-
-    def highest_n(self) -> Array:
-        """Of the rows that compete; -inf if there is none."""
-        return jnp.where(self.competes_nC, self.score_nC, -jnp.inf).max(axis=-1)
-
-    def exp_nC(self, shift_n: Array) -> Array:
-        """exp(score - shift), 0 where a row does not compete."""
-        exp_nC = jnp.exp(self.score_nC - shift_n[:, None])
-        # A barrier, or it is computed again for each matmul.
-        return jax.lax.optimization_barrier(jnp.where(self.competes_nC, exp_nC, 0))
-
-    def own_n(self) -> Array:
-        """Of the target, where it is here."""
-        return jnp.take_along_axis(self.score_nC, self.column_n1, axis=-1)[:, 0]
-
-    def is_missing_n(self) -> Array:
-        """bool, where the target is here and does not compete."""
-        mask_nC = jnp.broadcast_to(self.competes_nC, self.score_nC.shape)
-        competes_n1 = jnp.take_along_axis(mask_nC, self.column_n1, axis=-1)
-        return self.is_here_n & ~competes_n1[:, 0]
-
-
-def _scores(chunk: _Chunk, tile: _Tile) -> _Scores:
-    num_columns = len(tile.table_CD)
-    score_nC = jnp.dot(
-        chunk.hidden_nD, tile.table_CD.T, preferred_element_type=jnp.float32
-    )
-    column_n = chunk.target_n - tile.first
-    is_here_n = (column_n >= 0) & (column_n < num_columns)
-    column_n = jnp.where(is_here_n, column_n, 0)
-    return _Scores(
-        score_nC,
-        _competes(chunk, tile),
-        column_n[:, None],
-        is_here_n & tile.is_new_C[column_n],
-    )
-
-
-def _competes(chunk: _Chunk, tile: _Tile) -> Array:
-    """`_Scores.competes_nC`."""
-    competes_1C = (tile.allowed_C & tile.is_new_C)[None]
-    if chunk.excluded_GX is None:
-        return competes_1C
-    num_columns = len(tile.table_CD)
-    column_GX = chunk.excluded_GX - tile.first
-    # Id 0 pads the list; whether PAD competes is for allowed_V to say.
-    is_here_GX = (chunk.excluded_GX > 0) & (column_GX >= 0)
-    column_GX = jnp.where(is_here_GX, column_GX, num_columns)
-    local_G1 = jnp.arange(len(column_GX))[:, None]
-    mask_GC = jnp.broadcast_to(competes_1C, (len(column_GX), num_columns))
-    mask_GC = mask_GC.at[local_G1, column_GX].set(False, mode="drop")
-    return mask_GC[chunk.local_n]
 
 
 def _shift(own_N: Array, bound_N: Array, highest: Callable[[], Array]) -> Array:
@@ -292,33 +208,32 @@ def _bound(hidden_ND: Array, table_VD: Array) -> Array:
     return jnp.sqrt(squares)
 
 
-def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
+def _whole(problem: _Problem, with_gradients: bool):
     """Chunk by chunk of positions, each against the whole table."""
-    tile = _tile(table, 0)
-    bound_N = _bound(hidden_ND, table.table_VD)
+    hidden, table, positions, bound_N, size = problem
+    tile = tile_of(table, 0)
     chains = _CPU_CHAINS if jax.default_backend() == "cpu" else 1
 
-    def one_chunk(chunk: _Chunk):
+    def one_chunk(chunk: Chunk):
         """The sum of a chunk, and (dhidden, dtable^T, owed_n); see `_less_own`."""
-        scores = _scores(chunk, tile)
+        scores = scores_of(chunk, tile)
         own_n = scores.own_n()
         shift_n = _shift(own_n, _at(bound_N, chunk), scores.highest_n)
-        exp_nC = scores.exp_nC(shift_n)
+        exp_nC = scores.exp_nC(shift_n, table.dtype)
         missing_n = jnp.where(scores.is_missing_n(), jnp.exp(own_n - shift_n), 0)
-        total_n = exp_nC.sum(axis=-1) + missing_n
+        # Of what the gradients have, so that the shares of a position sum to one.
+        total_n = exp_nC.sum(axis=-1, dtype=jnp.float32) + missing_n
         total = _weighted(chunk.weight_n, total_n, shift_n, own_n)
         if not with_gradients:
             return total, None
-        scale_n1 = (chunk.weight_n / total_n)[:, None]
-        hidden_grad_nD = scale_n1 * jnp.dot(exp_nC, table.table_VD)
-        table_grad_DV = _transposed_dot(scale_n1 * chunk.hidden_nD, exp_nC)
+        gradients = gradients_of(chunk, tile, exp_nC, chunk.weight_n / total_n)
         owed_n = chunk.weight_n * (1 - missing_n / total_n)
-        return total, (hidden_grad_nD, table_grad_DV, owed_n)
+        return total, (*gradients, owed_n)
 
     def body(i, carry):
         total, hidden_grad_ND, table_grad_DV, owed_N = carry
         chunks = [
-            _chunk(hidden_ND, table, positions, i * chains + j, size // chains)
+            chunk_of(hidden, table, positions, i * chains + j, size // chains)
             for j in range(chains)
         ]
         for chunk, result in zip(chunks, map(one_chunk, chunks), strict=True):
@@ -333,21 +248,17 @@ def _whole(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
 
     start = (
         jnp.zeros((), jnp.float32),
-        jnp.zeros_like(hidden_ND),
+        jnp.zeros_like(hidden.hidden_ND),
         jnp.zeros_like(table.table_VD.T),
         jnp.zeros_like(positions.weight_N),
     )
-    num_turns = (positions.count + size - 1) // size
     total, hidden_grad_ND, table_grad_DV, owed_N = jax.lax.fori_loop(
-        0, num_turns, body, start
+        0, problem.num_chunks, body, start
     )
     table_grad_VD = table_grad_DV.T
     if not with_gradients:
         return total, hidden_grad_ND, table_grad_VD
-    gradients = _less_own(
-        hidden_grad_ND, table_grad_VD, hidden_ND, table, positions.target_N, owed_N
-    )
-    return total, *gradients
+    return total, *_less_own(problem, hidden_grad_ND, table_grad_VD, owed_N)
 
 
 def _weighted(weight_N, total_N, shift_N, own_N) -> Array:
@@ -357,14 +268,7 @@ def _weighted(weight_N, total_N, shift_N, own_N) -> Array:
     return jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
 
 
-def _transposed_dot(a_nD: Array, b_nC: Array) -> Array:
-    """a^T b, of which only the small operand is transposed: on a CPU a third faster."""
-    return jnp.dot(jax.lax.optimization_barrier(a_nD.T), b_nC)
-
-
-def _less_own(
-    hidden_grad_ND, table_grad_VD, hidden_ND, table: _Table, target_N, owed_N
-):
+def _less_own(problem: _Problem, hidden_grad_ND, table_grad_VD, owed_N):
     """The gradients less what a softmax minus its one-hot target owes to the target.
 
     In a tile that would be one more pass over all scores; here it is N rows.
@@ -372,45 +276,49 @@ def _less_own(
     Args:
       owed_N: the weight, less the target's share of it where the target was missing.
     """
-    owed_N1 = owed_N[:, None]
-    hidden_grad_ND -= owed_N1 * table.table_VD[target_N]
-    return hidden_grad_ND, table_grad_VD.at[target_N].add(-owed_N1 * hidden_ND)
+    owed_N1, target_N = owed_N[:, None], problem.positions.target_N
+    hidden_grad_ND -= owed_N1 * problem.table.table_VD[target_N]
+    own_grad_ND = -owed_N1 * problem.hidden.hidden_ND
+    return hidden_grad_ND, table_grad_VD.at[target_N].add(own_grad_ND)
 
 
-def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool):
+def _tiled(problem: _Problem, with_gradients: bool):
     """Tile by tile of the table, each against chunk by chunk of positions."""
-    num_tiles = -(-len(table.table_VD) // table.tile)
-    num_chunks = (positions.count + size - 1) // size
+    (hidden_ND, _, _), table, positions = problem[:3]
+    about_own_N = jnp.sum(hidden_ND * table.table_VD[positions.target_N], axis=-1)
 
-    def over_chunks(body: Any, j, start: Any) -> Any:
-        """body(chunk, j-th tile, carry) over the chunks."""
-        tile = _tile(table, j)
-
-        def step(i, carry):
-            chunk = _chunk(hidden_ND, table, positions, i, size)
-            return body(chunk, tile, carry)
-
-        return jax.lax.fori_loop(0, num_chunks, step, start)
-
-    def over_tiles(body: Any, start: Any) -> Any:
-        return jax.lax.fori_loop(0, num_tiles, partial(over_chunks, body), start)
-
-    def rise(chunk: _Chunk, tile: _Tile, highest_N):
-        highest_n = _scores(chunk, tile).highest_n()
+    def rise(chunk: Chunk, tile: Tile, highest_N):
+        highest_n = scores_of(chunk, tile).highest_n()
         return _put(highest_N, jnp.maximum(highest_n, _at(highest_N, chunk)), chunk)
 
-    about_own_N = jnp.sum(hidden_ND * table.table_VD[positions.target_N], axis=-1)
     shift_N = _shift(
-        about_own_N,
-        _bound(hidden_ND, table.table_VD),
-        lambda: over_tiles(rise, about_own_N),
+        about_own_N, problem.bound_N, lambda: problem.over_tiles(rise, about_own_N)
     )
+    total_N, own_N, is_missing_N = _normalisers(problem, shift_N)
+    missing_N = jnp.where(is_missing_N, jnp.exp(own_N - shift_N), 0)
+    total_N += missing_N
+    weight_N = positions.weight_N
+    total = _weighted(weight_N, total_N, shift_N, own_N)
+    if not with_gradients:
+        return total, jnp.zeros_like(hidden_ND), jnp.zeros_like(table.table_VD)
+    # Positions past the count have no total, and no weight.
+    total_N = jnp.where(total_N > 0, total_N, 1)
+    hidden_grad_ND, table_grad_VD = _tiled_gradients(
+        problem, shift_N, weight_N / total_N
+    )
+    owed_N = weight_N * (1 - missing_N / total_N)
+    return total, *_less_own(problem, hidden_grad_ND, table_grad_VD, owed_N)
 
-    def normalise(chunk: _Chunk, tile: _Tile, carry):
-        scores = _scores(chunk, tile)
+
+def _normalisers(problem: _Problem, shift_N: Array):
+    """(sum of exp(score - shift) of what competes, target's score, is it missing)."""
+
+    def normalise(chunk: Chunk, tile: Tile, carry):
+        scores = scores_of(chunk, tile)
         total_n, own_n, is_missing_n = (_at(x_N, chunk) for x_N in carry)
         updated = (
             total_n + scores.exp_nC(_at(shift_N, chunk)).sum(axis=-1),
+            # As the sum has it: another sum of products differs in its bits.
             jnp.where(scores.is_here_n, scores.own_n(), own_n),
             is_missing_n | scores.is_missing_n(),
         )
@@ -418,54 +326,46 @@ def _tiled(hidden_ND, table: _Table, positions, size: int, with_gradients: bool)
             _put(x_N, x_n, chunk) for x_N, x_n in zip(carry, updated, strict=True)
         )
 
-    weight_N = positions.weight_N
-    zero_N = jnp.zeros_like(weight_N)
-    start = (zero_N, zero_N, jnp.zeros(weight_N.shape, bool))
-    # The target's score as the sum has it: another sum of products differs in its bits.
-    total_N, own_N, is_missing_N = over_tiles(normalise, start)
-    missing_N = jnp.where(is_missing_N, jnp.exp(own_N - shift_N), 0)
-    total_N += missing_N
-    total = _weighted(weight_N, total_N, shift_N, own_N)
-    zero_ND, zero_VD = jnp.zeros_like(hidden_ND), jnp.zeros_like(table.table_VD)
-    if not with_gradients:
-        return total, zero_ND, zero_VD
+    zero_N = jnp.zeros_like(shift_N)
+    start = (zero_N, zero_N, jnp.zeros(zero_N.shape, bool))
+    return problem.over_tiles(normalise, start)
 
-    def differentiate(chunk: _Chunk, tile: _Tile, carry):
-        exp_nC = _scores(chunk, tile).exp_nC(_at(shift_N, chunk))
-        hidden_grad_ND, table_grad_DC = carry
-        scale_n1 = (chunk.weight_n / _at(total_N, chunk))[:, None]
-        hidden_grad_nD = scale_n1 * jnp.dot(exp_nC, tile.table_CD)
-        hidden_grad_nD += _at(hidden_grad_ND, chunk)
-        table_grad_DC += _transposed_dot(scale_n1 * chunk.hidden_nD, exp_nC)
-        return _put(hidden_grad_ND, hidden_grad_nD, chunk), table_grad_DC
 
-    def tile_gradient(j, carry):
+def _tiled_gradients(problem: _Problem, shift_N: Array, scale_N: Array):
+    """(dhidden, dtable), each position's target among what competes or not."""
+    table = problem.table
+
+    def one_tile(j, carry):
         hidden_grad_ND, table_grad_VD = carry
-        first = _tile(table, j).first
+        tile = tile_of(table, j)
+
+        def differentiate(chunk: Chunk, carry):
+            hidden_grad_ND, table_grad_DC = carry
+            exp_nC = scores_of(chunk, tile).exp_nC(_at(shift_N, chunk), table.dtype)
+            hidden_grad_nD, some_grad_DC = gradients_of(
+                chunk, tile, exp_nC, _at(scale_N, chunk)
+            )
+            hidden_grad_nD += _at(hidden_grad_ND, chunk)
+            hidden_grad_ND = _put(hidden_grad_ND, hidden_grad_nD, chunk)
+            return hidden_grad_ND, table_grad_DC + some_grad_DC
+
         # The rows that the last tile shares with the one ahead of it have gradients.
-        before_CD = jax.lax.dynamic_slice_in_dim(table_grad_VD, first, table.tile)
-        hidden_grad_ND, table_grad_DC = over_chunks(
-            differentiate, j, (hidden_grad_ND, before_CD.T)
+        before_CD = jax.lax.dynamic_slice_in_dim(table_grad_VD, tile.first, table.tile)
+        hidden_grad_ND, table_grad_DC = problem.over_chunks(
+            differentiate, (hidden_grad_ND, before_CD.T)
         )
         table_grad_VD = jax.lax.dynamic_update_slice_in_dim(
-            table_grad_VD, table_grad_DC.T, first, 0
+            table_grad_VD, table_grad_DC.T, tile.first, 0
         )
         return hidden_grad_ND, table_grad_VD
 
-    hidden_grad_ND, table_grad_VD = jax.lax.fori_loop(
-        0, num_tiles, tile_gradient, (zero_ND, zero_VD)
-    )
-    # Positions past the count have no total, and no weight.
-    owed_N = weight_N * (1 - missing_N / jnp.where(total_N > 0, total_N, 1))
-    gradients = _less_own(
-        hidden_grad_ND, table_grad_VD, hidden_ND, table, positions.target_N, owed_N
-    )
-    return total, *gradients
+    start = jnp.zeros_like(problem.hidden.hidden_ND), jnp.zeros_like(table.table_VD)
+    return jax.lax.fori_loop(0, table.num_tiles, one_tile, start)
 
 
-def _at(x_N: Array, chunk: _Chunk) -> Array:
+def _at(x_N: Array, chunk: Chunk) -> Array:
     return jax.lax.dynamic_slice_in_dim(x_N, chunk.first, len(chunk.target_n))
 
 
-def _put(x_N: Array, x_n: Array, chunk: _Chunk) -> Array:
+def _put(x_N: Array, x_n: Array, chunk: Chunk) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(x_N, x_n, chunk.first, 0)

@@ -29,6 +29,7 @@ PURE = {
     "negatives",
     "optim",
     "sampled_softmax",
+    "score_tiles",
     "softmax",
 }
 COMMANDS = {"compare", "evaluate", "recommend", "report", "train"}

@@ -178,7 +178,11 @@ def line(step_s, *, peak_mb=100, steps_per_epoch=10.0, version="1.0"):
 def test_compared_systems_are_measured_close_together():
     order = [task.key for task in bench.tasks([OURS, "paper"], ["x", "y"], 2)]
     names = [setting.name for setting in bench.SETTINGS["paper"]]
-    group = [[OURS, "as installed"], *(["paper", name] for name in names)]
+    group = [
+        [OURS, "as installed"],
+        [OURS, "bfloat16"],
+        *(["paper", name] for name in names),
+    ]
     assert order == [[r, m, *one] for r in (0, 1) for m in ("x", "y") for one in group]
 
 
@@ -203,6 +207,7 @@ def test_row():
         "dataset": "beauty",
         "method": method,
         "system": "jaxrec 0.1",
+        "dtype": "float32",
         "setting": "as installed",
         "seconds_per_epoch": 15.0,
         "spread": [10.0, 20.0],
@@ -220,6 +225,30 @@ def test_row():
     assert found["time_bar"] == 10.0 and not found["time_bar_met"]
     assert found["memory_bar"] == 3.0 and found["memory_bar_met"]
     assert found["time_ratio_of_settings"] == {"as installed": 8.0, "memory kept": 3.5}
+
+
+def test_rows_are_of_one_dtype_each():
+    def measured(system, setting, step_s):
+        return Measured(Task(0, "sasrec_ce", system, setting), line(step_s))
+
+    ours = [
+        measured(OURS, bench.AS_INSTALLED, 1.0),
+        measured(OURS, bench.OUR_BFLOAT16, 0.5),
+    ]
+    theirs = [
+        measured("paper", bench.KEEPS_MEMORY, 4.0),
+        measured("paper", bench.MIXED, 3.0),
+    ]
+
+    def shown(ours):
+        found = peers.of_dtypes("ml-1m", "sasrec_ce", "paper", theirs, ours)
+        return [(row["dtype"], row["setting"], row["time_ratio"]) for row in found]
+
+    float32 = ("float32", "memory kept", 4.0)
+    assert shown(ours) == [float32, ("bfloat16", "memory kept, bf16-mixed", 6.0)]
+    # Where we have no bfloat16 the other float32 is what there is.
+    alone = [float32, ("bfloat16", "memory kept, bf16-mixed", 3.0)]
+    assert shown(ours[:1]) == alone
 
 
 def test_short_last_batch_counts_as_a_part():

@@ -1,4 +1,4 @@
-"""The law of dropout, and its generator against the library's own."""
+"""The law of dropout, and the hash behind it."""
 
 import math
 
@@ -6,28 +6,82 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend.random import threefry_2x32
 
 from jaxrec import dropout
 from jaxrec.errors import InputError
 
 
-def test_threefry_is_that_of_jax():
-    key_2 = np.array([0x13198A2E, 0x03707344], np.uint32)
-    words_2N = np.random.default_rng(0).integers(0, 2**32, (2, 50), dtype=np.uint32)
-    expected = threefry_2x32(jnp.asarray(key_2), jnp.asarray(words_2N.reshape(-1)))
-    drawn = dropout.threefry_2x32(*map(jnp.asarray, (*key_2, *words_2N)))
-    np.testing.assert_array_equal(jnp.concatenate(drawn), expected)
+def mixed(x: int) -> int:
+    """lowbias32 on Python's integers."""
+    x = (x ^ x >> 16) * 0x7FEB352D % 2**32
+    x = (x ^ x >> 15) * 0x846CA68B % 2**32
+    return x ^ x >> 16
 
 
-def test_entries_are_encrypted_indices():
-    """An entry stays where the first word of (index, 0) reaches rate * 2^32."""
+def test_entries_are_hashed_indices():
+    """An entry stays where the hash of its index reaches rate * 2^32."""
     key = jax.random.key(5)
-    words_2 = jax.random.bits(key, (2,), jnp.uint32)
-    counters = jnp.concatenate([jnp.arange(30, dtype=jnp.uint32), jnp.zeros(30, "u4")])
-    first_N = threefry_2x32(words_2, counters)[:30]
-    expected = (np.asarray(first_N) >= 0.25 * 2**32).reshape(5, 6)
+    first, second = map(int, jax.random.bits(key, (2,), jnp.uint32))
+    drawn_30 = [mixed(mixed((i + first) % 2**32) ^ second) for i in range(30)]
+    expected = (np.array(drawn_30) >= 0.25 * 2**32).reshape(5, 6)
     np.testing.assert_array_equal(dropout.keep_mask(key, (5, 6), 0.25), expected)
+
+
+def test_the_hash_is_one_to_one_and_every_bit_counts():
+    rng = np.random.default_rng(0)
+    size = 20_000
+    x_N = jnp.asarray(rng.choice(2**32, size, replace=False).astype(np.uint32))
+    mixed_N = dropout.mixed(x_N)
+    assert len(np.unique(mixed_N)) == size
+    for i in range(32):
+        changed_N = np.asarray(mixed_N ^ dropout.mixed(x_N ^ jnp.uint32(1 << i)))
+        for j in range(32):
+            share = ((changed_N >> j) & 1).mean()
+            # Five standard errors, and the bias that this hash is known to have.
+            assert abs(share - 0.5) < 5 * 0.5 / math.sqrt(size) + 0.01, (i, j)
+
+
+def kept(key: int, size: int) -> np.ndarray:
+    """Which entries stay at the rate .1, less their chance."""
+    return np.asarray(dropout.keep_mask(jax.random.key(key), (size,), 0.1)) - 0.9
+
+
+NUM_KEYS, SIZE, VARIANCE = 20, 2**17, 0.1 * 0.9
+
+
+def assert_normal(scores):
+    """Mean 0 and variance 1 of standard scores, by five of their standard errors."""
+    scores = np.asarray(scores)
+    assert abs(scores.mean()) < 5 / math.sqrt(len(scores))
+    assert abs((scores**2).mean() - 1) < 5 * math.sqrt(2 / len(scores))
+
+
+@pytest.mark.parametrize("lag", [1, 2, 16, 64, 136, 200, 4096, 12_800])
+def test_entries_far_and_near_are_independent(lag):
+    def score(key):
+        x = kept(key, SIZE)
+        return (x[:-lag] * x[lag:]).sum() / math.sqrt(SIZE - lag) / VARIANCE
+
+    assert_normal([score(key) for key in range(NUM_KEYS)])
+
+
+@pytest.mark.parametrize("width", [2, 8, 64, 200, 4096])
+def test_sums_of_neighbours_vary_as_much_as_they_should(width):
+    """The dispersion of sums of `width` entries is that of a binomial."""
+
+    def score(key):
+        x = kept(key, SIZE)[: SIZE // width * width].reshape(-1, width).sum(axis=1)
+        fourth = 3 * (width * VARIANCE) ** 2 + width * VARIANCE * (1 - 6 * VARIANCE)
+        spread = math.sqrt(len(x) * (fourth - (width * VARIANCE) ** 2))
+        return ((x**2).sum() - len(x) * width * VARIANCE) / spread
+
+    assert_normal([score(key) for key in range(NUM_KEYS)])
+
+
+def test_masks_of_two_keys_are_independent():
+    masks = [kept(key, SIZE) for key in range(NUM_KEYS + 1)]
+    pairs = zip(masks, masks[1:], strict=False)
+    assert_normal([(x * y).sum() / math.sqrt(SIZE) / VARIANCE for x, y in pairs])
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

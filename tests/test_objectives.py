@@ -282,6 +282,8 @@ def test_exclude_says_whose_items_are_no_negatives(exclude):
         (objectives.sampled_ce, {"exclude": "all"}, "'window' or 'history'.*'all'"),
         (objectives.bce, {"exclude": "all"}, "'window' or 'history'.*'all'"),
         (objectives.gbce, {"exclude": "all"}, "'window' or 'history'.*'all'"),
+        (objectives.ce, {"dtype": "float16"}, "loss.dtype must be .*'float16'"),
+        (objectives.sampled_ce, {"dtype": "half"}, "loss.dtype must be .*'half'"),
         (objectives.bce, {"num_negatives": 0}, "at least 1: got 0"),
         (objectives.gbce, {"num_negatives": 0}, "at least 1: got 0"),
         (objectives.gbce, {"calibration": 1.5}, r"in \[0, 1\]: got 1.5"),

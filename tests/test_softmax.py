@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import softmax
+from jaxrec import score_tiles, softmax
 from jaxrec.softmax import Positions
 
 NUM_POSITIONS, WIDTH = 70, 3
@@ -53,8 +53,14 @@ def problem(*, excluded: bool, count=67, scale=1.0, num_rows=21):
     return hidden_ND, table_VD, positions, allowed_V, excluded_BX if excluded else None
 
 
-def oracle(hidden_ND, table_VD, positions, allowed_V, excluded_BX):
-    """(sum, dhidden, dtable), position by position in float64."""
+def oracle(
+    hidden_ND, table_VD, positions, allowed_V, excluded_BX, *, sizes: bool = False
+):
+    """(sum, dhidden, dtable), position by position in float64.
+
+    Args:
+      sizes: sum the absolute values of a gradient's terms, the target's owed one aside.
+    """
     hidden_ND, table_VD = hidden_ND.astype(float), table_VD.astype(float)
     total, hidden_grad_ND, table_grad_VD = 0.0, 0 * hidden_ND, 0 * table_VD
     for n in range(positions.count):
@@ -68,6 +74,10 @@ def oracle(hidden_ND, table_VD, positions, allowed_V, excluded_BX):
         total += weight * (np.log(share_C.sum()) + score_C.max())
         total -= weight * (table_VD[target] @ hidden_ND[n])
         grad_C = weight * share_C / share_C.sum()
+        if sizes:
+            hidden_grad_ND[n] = grad_C @ abs(table_VD[chosen])
+            table_grad_VD[chosen] += np.outer(grad_C, abs(hidden_ND[n]))
+            continue
         grad_C[chosen.index(target)] -= weight
         hidden_grad_ND[n] = grad_C @ table_VD[chosen]
         table_grad_VD[chosen] += np.outer(grad_C, hidden_ND[n])
@@ -86,6 +96,58 @@ def test_loss_and_gradients_are_those_of_the_loop(excluded, count):
     assert alone == pytest.approx(float(total), rel=1e-6)
     for mine, other in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(mine, other, **TOLERANCE)
+
+
+@pytest.mark.usefixtures("tiling")
+@pytest.mark.parametrize("excluded", [False, True])
+def test_bfloat16_rounds_what_is_multiplied_and_no_more(excluded):
+    """A term of a gradient has three factors that are off by 2^-9 at the most: the
+    exponential, what it is multiplied with, and the normaliser."""
+    arrays = problem(excluded=excluded)
+    fn = jax.value_and_grad(softmax.loss_sum, (0, 1))
+    total, gradients = jax.jit(fn, static_argnums=5)(*arrays, "bfloat16")
+    expected, *expected_gradients = oracle(*arrays)
+    assert abs(total - expected) < 2**-9 * arrays[2].weight_N.sum()
+    assert all(grad.dtype == jnp.float32 for grad in gradients)
+    _, *size_of_terms = oracle(*arrays, sizes=True)
+    for mine, other, size in zip(
+        gradients, expected_gradients, size_of_terms, strict=True
+    ):
+        error = abs(mine - other)
+        assert (error <= 3.1 * 2**-9 * size + 1e-6).all()
+        assert error.max() > 2**-12 * size.max()  # it was bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores_are_float32_in_either_dtype(dtype):
+    rng = np.random.default_rng(0)
+    hidden_ND = rng.normal(size=(40, 64)).astype(np.float32)
+    table_VD = rng.normal(size=(50, 64)).astype(np.float32)
+    hidden = score_tiles.hidden_forms(jnp.asarray(hidden_ND), dtype)
+    is_allowed_V = jnp.ones(50, bool)
+    table = score_tiles.Table(jnp.asarray(table_VD), is_allowed_V, None, 50, dtype)
+    zeros = (jnp.zeros(40, kind) for kind in ("i4", "f4", "i4"))
+    positions = Positions(*zeros, jnp.int32(40))
+
+    @jax.jit
+    def scores(hidden, positions):
+        chunk = score_tiles.chunk_of(hidden, table, positions, 0, 40)
+        return score_tiles.scores_of(chunk, score_tiles.tile_of(table, 0)).score_nC
+
+    expected = hidden_ND.astype(float) @ table_VD.T.astype(float)
+    size = abs(hidden_ND) @ abs(table_VD).T
+    # Halves of 8 bits each lose 2^-17 of a factor; sums of float32 less.
+    assert (abs(scores(hidden, positions) - expected) <= 2**-15 * size).all()
+
+
+def test_rounding_is_to_the_nearest():
+    """To 8 bits: from 1 on in steps of 2^-7, halves up; an overflow stays one."""
+    x = [1.0, 1 + 2**-8 - 2**-20, 1 + 2**-8, 1 + 2**-7, 0.0, 3e-30, jnp.inf]
+    expected = [1.0, 1.0, 1 + 2**-7, 1 + 2**-7, 0.0, 3e-30, jnp.inf]
+    drawn = score_tiles.rounded(jnp.float32(x), "bfloat16")
+    assert drawn.dtype == jnp.bfloat16
+    np.testing.assert_allclose(drawn.astype(jnp.float32), expected, rtol=2**-9)
+    np.testing.assert_array_equal(drawn[:4].astype(jnp.float32), expected[:4])
 
 
 @pytest.mark.usefixtures("tiling")

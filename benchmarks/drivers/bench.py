@@ -23,11 +23,15 @@ TITLES = {
 
 
 class Setting(NamedTuple):
-    """A way to run a system: arguments of its driver and environment variables."""
+    """A way to run a system: arguments of its driver and environment variables.
+
+    dtype: what it multiplies; see --dtype in drivers/protocol.py.
+    """
 
     name: str
     arguments: tuple[str, ...] = ()
     variables: Mapping[str, str] = {}
+    dtype: str = "float32"
 
 
 AS_INSTALLED = Setting("as installed")
@@ -41,11 +45,14 @@ KEEP = {
 KEEPS_MEMORY = Setting("memory kept", (), KEEP)
 LOADERS = Setting("memory kept, 2 loaders", ("--workers", "2"), KEEP)
 BUCKETS = Setting("memory kept, buckets of 32", ("--bucket-size", "32"), KEEP)
+_BFLOAT16 = ("--dtype", "bfloat16")
+OUR_BFLOAT16 = Setting("bfloat16", _BFLOAT16, {}, "bfloat16")
+MIXED = Setting("memory kept, bf16-mixed", _BFLOAT16, KEEP, "bfloat16")
 SETTINGS = {
-    OURS: (AS_INSTALLED,),
-    "rectools": (AS_INSTALLED, KEEPS_MEMORY, LOADERS),
-    "paper": (AS_INSTALLED, KEEPS_MEMORY, LOADERS),
-    "replay": (AS_INSTALLED, KEEPS_MEMORY, BUCKETS),
+    OURS: (AS_INSTALLED, OUR_BFLOAT16),
+    "rectools": (AS_INSTALLED, KEEPS_MEMORY, LOADERS, MIXED),
+    "paper": (AS_INSTALLED, KEEPS_MEMORY, LOADERS, MIXED),
+    "replay": (AS_INSTALLED, KEEPS_MEMORY, BUCKETS, MIXED),
 }
 
 

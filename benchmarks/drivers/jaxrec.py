@@ -38,6 +38,10 @@ def dispatches(run: loop.Run) -> Iterator[Dispatch]:
 def main() -> None:
     task = protocol.parse()
     settings = config.read(f"configs/{task.dataset.replace('-', '')}_{task.method}.py")
+    if task.dtype != "float32":
+        if task.method == "sasrec_bce":
+            return protocol.decline("BCE has no matmuls that loss.dtype is about")
+        settings["loss"]["dtype"] = task.dtype
     settings["data"] = {"name": task.dataset, "path": str(task.data)}
     run = loop.Run(experiment.build(settings), time.monotonic())
     run.compile_epoch()
@@ -72,6 +76,7 @@ def main() -> None:
             "what is timed is their mean",
             "neither PAD nor MASK is a class of its softmax; in RecTools and the "
             "paper's code they are",
+            "bfloat16 is loss.dtype=bfloat16: the gradients' matmuls of the softmax",
         ],
     )
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 METHODS = ("sasrec_ce", "sasrec_sampled_ce", "sasrec_bce", "bert4rec")
+DTYPES = ("float32", "bfloat16")
 # The paper's values, for every system. An inner width is BERT4Rec's alone.
 BATCH_SIZE, NUM_LAYERS, DROPOUT, LEARNING_RATE = 128, 2, 0.1, 1e-3
 NUM_HEADS = {"sasrec": 1, "bert4rec": 2}
@@ -33,7 +34,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
     `repo` is a checkout of the system's source. Options of some systems: `workers`,
     processes that load data beside the one that trains; `bucket_size`, windows of
-    like length that are encoded together, 0 for all of a batch.
+    like length that are encoded together, 0 for all of a batch. `dtype` is what
+    matmuls multiply, as the system's mixed precision has it; parameters are float32.
     """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--dataset", required=True)
@@ -45,6 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--bucket-size", type=int, default=0)
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
     parser.add_argument("--repo", type=Path)
     return parser.parse_args(argv)
 

@@ -65,12 +65,13 @@ class Stopwatch(pl.Callback):
         return statistics.fmean(self.targets[self.warm_up :])
 
 
-def trainer(stopwatch: Stopwatch) -> pl.Trainer:
-    """Trains on the CPU in float32 and does nothing else: no log, no file."""
+def trainer(stopwatch: Stopwatch, dtype: str) -> pl.Trainer:
+    """Trains on the CPU and does nothing else: no log, no file."""
     torch.set_num_threads(protocol.num_cores())
     return pl.Trainer(
         accelerator="cpu",
         devices=1,
+        precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
         callbacks=[stopwatch],
         max_epochs=-1,
         limit_val_batches=0,

@@ -1,0 +1,265 @@
+"""Scores of some positions against some rows of a table: the tiles of `softmax`.
+
+With the dtype bfloat16 the matmuls of the gradients take operands rounded to it and
+sum in float32. A score stays as exact as float32 makes it, nearly: on a CPU it is the
+sum of three products of bfloat16 halves, since a CPU that multiplies bfloat16 does so
+many times faster than float32; elsewhere it is one product of float32.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Positions(NamedTuple):
+    """N positions, of which the first `count` have a target.
+
+    target_N: int32, row of the table.
+    weight_N: float32, 0 after the first `count`.
+    sequence_N: int32, the row of `excluded_BX` that holds for the position. Positions
+      of one sequence are neighbours.
+    """
+
+    target_N: Array
+    weight_N: Array
+    sequence_N: Array
+    count: Array
+
+
+class Hidden(NamedTuple):
+    """The hidden states of N positions, in the forms that the matmuls take.
+
+    hidden_ND: float32; hidden_DN: float32, the same; left_NK: for scores, see `left`.
+    """
+
+    hidden_ND: Array
+    hidden_DN: Array
+    left_NK: Array
+
+
+class Table(NamedTuple):
+    """The table and what may compete of it; it is cut into tiles of `tile` rows.
+
+    dtype: of the gradients' matmuls.
+    """
+
+    table_VD: Array
+    allowed_V: Array
+    excluded_BX: Array | None
+    tile: int
+    dtype: str
+
+    @property
+    def num_tiles(self) -> int:
+        """The last may share rows with the one before it."""
+        return -(-len(self.table_VD) // self.tile)
+
+
+class Chunk(NamedTuple):
+    """The n positions from `first` on, and the distinct sequences they are of.
+
+    left_nK, hidden_Dn: of `Hidden`.
+    local_n: int32, the place of a position's sequence in excluded_GX.
+    """
+
+    first: Array
+    left_nK: Array
+    hidden_Dn: Array
+    target_n: Array
+    weight_n: Array
+    local_n: Array | None
+    excluded_GX: Array | None
+
+
+class Tile(NamedTuple):
+    """The rows of the table from `first` on that one tile is about.
+
+    right_KC: for scores, see `right`.
+    rows_CD: for gradients, of the dtype of the matmuls.
+    is_new_C: bool. The last tile ends where the table does and may begin before the one
+      ahead of it ends; a row that they share has had its turn.
+    """
+
+    first: Array
+    right_KC: Array
+    rows_CD: Array
+    allowed_C: Array
+    is_new_C: Array
+
+
+class Scores(NamedTuple):
+    """Of a chunk's positions and a tile's rows.
+
+    score_nC: float32, of all rows.
+    competes_nC: bool, where a row does with the position; [1, C] where all are alike.
+    column_n1: int32, the target's column; any column where it is in another tile.
+    is_here_n: bool, where it is in this one.
+    """
+
+    score_nC: Array
+    competes_nC: Array
+    column_n1: Array
+    is_here_n: Array
+
+    def highest_n(self) -> Array:
+        """Of the rows that compete; -inf if there is none."""
+        return jnp.where(self.competes_nC, self.score_nC, -jnp.inf).max(axis=-1)
+
+    def exp_nC(self, shift_n: Array, dtype: str = "float32") -> Array:
+        """exp(score - shift), 0 where a row does not compete, rounded to the dtype."""
+        exp_nC = jnp.exp(self.score_nC - shift_n[:, None])
+        exp_nC = rounded(jnp.where(self.competes_nC, exp_nC, 0), dtype)
+        # A barrier, or it is computed again for each matmul.
+        return jax.lax.optimization_barrier(exp_nC)
+
+    def own_n(self) -> Array:
+        """Of the target, where it is here."""
+        return jnp.take_along_axis(self.score_nC, self.column_n1, axis=-1)[:, 0]
+
+    def is_missing_n(self) -> Array:
+        """bool, where the target is here and does not compete."""
+        mask_nC = jnp.broadcast_to(self.competes_nC, self.score_nC.shape)
+        competes_n1 = jnp.take_along_axis(mask_nC, self.column_n1, axis=-1)
+        return self.is_here_n & ~competes_n1[:, 0]
+
+
+def hidden_forms(hidden_ND: Array, dtype: str) -> Hidden:
+    """The forms that the matmuls take of the hidden states."""
+    return Hidden(hidden_ND, hidden_ND.T, left(hidden_ND, dtype))
+
+
+def chunk_of(hidden: Hidden, table: Table, positions: Positions, i, size: int) -> Chunk:
+    """The i-th chunk of positions."""
+    first = i * size
+
+    def cut(x_N, axis: int = 0):
+        return jax.lax.dynamic_slice_in_dim(x_N, first, size, axis)
+
+    excluded = _excluded(cut(positions.sequence_N), table.excluded_BX)
+    return Chunk(
+        first,
+        cut(hidden.left_NK),
+        cut(hidden.hidden_DN, axis=1),
+        cut(positions.target_N),
+        cut(positions.weight_N),
+        *excluded,
+    )
+
+
+def _excluded(sequence_n: Array, excluded_BX: Array | None):
+    """(local_n, excluded_GX) of `Chunk`."""
+    if excluded_BX is None:
+        return None, None
+    # Positions of a sequence are neighbours: the n of a chunk are of at most n of them,
+    # which are counted off, since those without a position may leave wide gaps.
+    num_local = min(len(sequence_n), len(excluded_BX))
+    local_n = jnp.cumsum(jnp.diff(sequence_n, prepend=sequence_n[:1]) != 0)
+    sequence_G = jnp.zeros((num_local,), jnp.int32).at[local_n].set(sequence_n)
+    return local_n, excluded_BX[sequence_G]
+
+
+def tile_of(table: Table, j) -> Tile:
+    """The j-th tile of the table."""
+    first = jnp.minimum(j * table.tile, len(table.table_VD) - table.tile)
+    table_CD, allowed_C = (
+        jax.lax.dynamic_slice_in_dim(x, first, table.tile)
+        for x in (table.table_VD, table.allowed_V)
+    )
+    # A barrier, or XLA fuses the slice with a transposition that takes far longer.
+    table_CD = jax.lax.optimization_barrier(table_CD)
+    is_new_C = first + jnp.arange(table.tile, dtype=jnp.int32) >= j * table.tile
+    rows_CD = table_CD.astype(table.dtype)
+    return Tile(first, right(table_CD, table.dtype), rows_CD, allowed_C, is_new_C)
+
+
+def scores_of(chunk: Chunk, tile: Tile) -> Scores:
+    """Of a chunk against a tile."""
+    num_columns = len(tile.allowed_C)
+    score_nC = _dot(chunk.left_nK, tile.right_KC)
+    column_n = chunk.target_n - tile.first
+    is_here_n = (column_n >= 0) & (column_n < num_columns)
+    column_n = jnp.where(is_here_n, column_n, 0)
+    return Scores(
+        score_nC,
+        _competes(chunk, tile),
+        column_n[:, None],
+        is_here_n & tile.is_new_C[column_n],
+    )
+
+
+def _competes(chunk: Chunk, tile: Tile) -> Array:
+    """`Scores.competes_nC`."""
+    competes_1C = (tile.allowed_C & tile.is_new_C)[None]
+    if chunk.excluded_GX is None:
+        return competes_1C
+    num_columns = len(tile.allowed_C)
+    column_GX = chunk.excluded_GX - tile.first
+    # Id 0 pads the list; whether PAD competes is for allowed_V to say.
+    is_here_GX = (chunk.excluded_GX > 0) & (column_GX >= 0)
+    column_GX = jnp.where(is_here_GX, column_GX, num_columns)
+    local_G1 = jnp.arange(len(column_GX))[:, None]
+    mask_GC = jnp.broadcast_to(competes_1C, (len(column_GX), num_columns))
+    mask_GC = mask_GC.at[local_G1, column_GX].set(False, mode="drop")
+    return mask_GC[chunk.local_n]
+
+
+def gradients_of(
+    chunk: Chunk, tile: Tile, exp_nC: Array, scale_n: Array
+) -> tuple[Array, Array]:
+    """(sum_v p_nv table_v, sum_n h_n p_nv) with p = scale exp: [n, D], [D, C], float32.
+
+    Only hidden states are ever transposed: on a CPU transposing the exponentials would
+    cost a third of the matmul, and bfloat16 is multiplied as such only where the rows
+    of both operands are contiguous.
+    """
+    hidden_Dn = (scale_n[None] * chunk.hidden_Dn).astype(exp_nC.dtype)
+    hidden_grad_nD = _dot(exp_nC, tile.rows_CD)
+    return scale_n[:, None] * hidden_grad_nD, _dot(hidden_Dn, exp_nC)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def left(hidden_ND: Array, dtype: str) -> Array:
+    """[N, K], whose product with `right` is the scores."""
+    if not _is_split(dtype):
+        return hidden_ND
+    high_ND, low_ND = _halves(hidden_ND)
+    return jnp.concatenate([high_ND, high_ND, low_ND], axis=-1)
+
+
+def right(table_CD: Array, dtype: str) -> Array:
+    """[K, C]; see `left`. What is lost is the product of the low halves, some 2^-16."""
+    if not _is_split(dtype):
+        return table_CD.T
+    high_CD, low_CD = _halves(table_CD)
+    # A barrier: a concatenation that is fused with what it is of is computed entry by
+    # entry.
+    return jax.lax.optimization_barrier(
+        jnp.concatenate([high_CD, low_CD, high_CD], axis=-1)
+    ).T
+
+
+def _is_split(dtype: str) -> bool:
+    return dtype == "bfloat16" and jax.default_backend() == "cpu"
+
+
+def _halves(x: Array) -> tuple[Array, Array]:
+    """bfloat16 arrays whose sum is x, but for 2^-17 of it."""
+    # Not x.astype: XLA may leave out a conversion that is undone.
+    high = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    halves = high.astype(jnp.bfloat16), (x - high).astype(jnp.bfloat16)
+    return jax.lax.optimization_barrier(halves)
+
+
+def rounded(x: Array, dtype: str) -> Array:
+    """x, float32 and not negative, in the dtype."""
+    if dtype != "bfloat16" or jax.default_backend() != "cpu":
+        return x.astype(dtype)
+    # Half of a last place up and cut off: XLA's own conversion takes twice as long.
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jnp.uint32(1 << 15)
+    return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
