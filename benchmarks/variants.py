@@ -4,6 +4,7 @@ sasrec_sampled_ce_300        300 negatives, not 3000
 sasrec_sampled_ce_share16    one set of negatives for every 16 sequences
 sasrec_ce_padding            PAD, and MASK of a cloze model, compete with the items
 sasrec_ce_bfloat16           the encoder computes in bfloat16
+sasrec_ce_bfloat16_loss      the matmuls of the loss's gradients do
 """
 
 import re
@@ -31,6 +32,7 @@ _KINDS = (
     (r"(sasrec_sampled_ce)_share([1-9]\d*)", "loss.share={1}", "{0}, shared by {1}"),
     (r"(.+)_padding", "loss.include_padding=true", "{0}, PAD competes"),
     (r"(.+)_bfloat16", "model.dtype=bfloat16", "{0}, bfloat16"),
+    (r"(.+)_bfloat16_loss", "loss.dtype=bfloat16", "{0}, loss in bfloat16"),
     (r"(.+)_([1-9]\d*)epochs", "train.max_epochs={1}", "{0}, {1} epochs at most"),
 )
 

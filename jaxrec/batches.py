@@ -239,6 +239,32 @@ def plan_batches(
     )
 
 
+def shuffled(
+    length_N: np.ndarray, *, batch_size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """A random order, whose full batches have nearly equally many tokens: int [N].
+
+    Users are drawn for the short last batch, if there is one. The others are sorted by
+    length into `batch_size` strata, and each stratum is dealt out at random, one user
+    to a batch. So no batch needs more rows than another (on ML-1M 70, where the fullest
+    of an unstratified epoch needs 79), and no two batches are apart by more tokens than
+    the longest window and the shortest.
+
+    Args:
+      length_N: tokens of each user's window.
+      batch_size: B.
+      rng: consumed.
+    """
+    order_N = rng.permutation(len(length_N))
+    num_full = len(order_N) - len(order_N) % batch_size
+    full_N, rest_N = np.split(order_N, [num_full])
+    # A stable sort: users of one length stay in their random order.
+    sorted_N = full_N[np.argsort(length_N[full_N], kind="stable")]
+    batch_SB = rng.permuted(sorted_N.reshape(batch_size, -1), axis=1).T
+    # Nor does the place in a batch tell of the length.
+    return np.concatenate([rng.permuted(batch_SB, axis=1).reshape(-1), rest_N])
+
+
 def plan_epoch(
     user_N: np.ndarray,
     length_N: np.ndarray,
@@ -248,8 +274,9 @@ def plan_epoch(
     batch_size: int,
     row_length: int,
 ) -> Plan:
-    """`plan_batches` in an order drawn from (seed, epoch) and nothing else."""
-    order_N = np.random.default_rng((seed, epoch)).permutation(len(user_N))
+    """`plan_batches` of `shuffled` users: drawn from (seed, epoch) and nothing else."""
+    rng = np.random.default_rng((seed, epoch))
+    order_N = shuffled(length_N, batch_size=batch_size, rng=rng)
     return plan_batches(
         user_N[order_N],
         length_N[order_N],

@@ -328,10 +328,50 @@ def test_plan_depends_on_seed_and_epoch_only():
         np.testing.assert_array_equal(x, y)
     for changes in ({"seed": 2}, {"epoch": 3}, {"seed": 2, "epoch": 1}):
         assert (first.user_SB != plan(**changes).user_SB).any()
-    # The order is one of all users: the batch size only cuts it.
-    np.testing.assert_array_equal(
-        first.user_SB.ravel()[:37], plan(batch_size=5).user_SB.ravel()[:37]
+
+
+def shuffled(length_N, batch_size, seed=0):
+    rng = np.random.default_rng(seed)
+    return batches.shuffled(length_N, batch_size=batch_size, rng=rng)
+
+
+@pytest.mark.parametrize(
+    ("num_users", "batch_size"), [(37, 8), (40, 8), (5, 8), (9, 1)]
+)
+def test_full_batches_have_nearly_equally_many_tokens(num_users, batch_size):
+    """Two batches differ by at most b_i - a_i in the i-th stratum, which lies between
+    a_i and b_i <= a_(i+1): all in all by at most the longest less the shortest."""
+    length_N = np.random.default_rng(5).geometric(0.05, num_users)
+    order_N = shuffled(length_N, batch_size)
+    np.testing.assert_array_equal(np.sort(order_N), np.arange(num_users))
+    num_full = num_users // batch_size * batch_size
+    total_S = length_N[order_N[:num_full]].reshape(-1, batch_size).sum(axis=1)
+    if len(total_S):
+        assert np.ptp(total_S) <= np.ptp(length_N)
+
+
+def test_any_user_may_be_anywhere():
+    """Each equally often in each batch, in each place of it and in the short last one;
+    and two of different strata together as often as chance has it."""
+    num_users, batch_size, num_epochs = 14, 4, 3000
+    length_N = np.array([1, 1, 9, 9, 2, 2, 7, 7, 3, 3, 8, 8, 5, 5])
+    order = np.stack(
+        [shuffled(length_N, batch_size, seed=i) for i in range(num_epochs)]
     )
+
+    def close(counts, chance):
+        stderr = np.sqrt(num_epochs * chance * (1 - chance))
+        assert (abs(counts - num_epochs * chance) < 5 * stderr).all()
+
+    places = np.stack([(order == user).sum(axis=0) for user in range(num_users)])
+    close(places[:, :12].reshape(num_users, 3, 4).sum(axis=2), 4 / 14)
+    close(places[:, :12].reshape(num_users, 3, 4).sum(axis=1), 3 / 14)
+    close(places[:, 12:].sum(axis=1), 2 / 14)
+    # The longest user and the shortest, never of one stratum.
+    batch = [np.argmax(order == user, axis=1) // batch_size for user in (0, 2)]
+    is_full = (batch[0] < 3) & (batch[1] < 3)
+    together = (batch[0] == batch[1])[is_full].mean()
+    assert abs(together - 1 / 3) < 5 * np.sqrt(2 / 9 / is_full.sum())
 
 
 def test_plan_batches_keeps_the_order():

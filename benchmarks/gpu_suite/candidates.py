@@ -130,13 +130,15 @@ def softmax_arguments(case: Case) -> tuple:
 
 
 def softmax_program(
-    arguments: tuple, context: AbstractContextManager[Any]
+    arguments: tuple, context: AbstractContextManager[Any], dtype: str = "float32"
 ) -> jax.stages.Compiled:
     """The shipped loss and both gradients, traced under some setting."""
     with context:
         # A function of its own, or an earlier setting's trace would be found again.
         return measure.compiled(
-            lambda *arguments: jax.value_and_grad(softmax.loss_sum, (0, 1))(*arguments),
+            lambda *arguments: jax.value_and_grad(softmax.loss_sum, (0, 1))(
+                *arguments, dtype
+            ),
             *arguments,
         )
 
@@ -220,7 +222,10 @@ def by_positions(
 
 
 def score_rows(case: Case) -> list[Row]:
-    """The shipped loss at other precisions, and with scores kept in bfloat16."""
+    """The shipped loss at other precisions, and with scores kept in bfloat16.
+
+    dtype=bfloat16 is an option of the loss: what the matmuls of its gradients multiply.
+    """
     arguments = softmax_arguments(case)
     highest = jax.default_matmul_precision("highest")
     _, (_, exact_VD) = softmax_program(arguments, highest)(*arguments)
@@ -232,17 +237,18 @@ def score_rows(case: Case) -> list[Row]:
         row["error"] = measure.shown(float(difference / jnp.linalg.norm(exact_VD)))
         return Variant(row, measure.repeated(program, arguments, times()), times())
 
-    def at(precision: str | None) -> Variant:
+    def at(precision: str | None, dtype: str = "float32") -> Variant:
         context = nullcontext()
         if precision is not None:
             context = jax.default_matmul_precision(precision)
-        return variant(softmax_program(arguments, context))
+        return variant(softmax_program(arguments, context, dtype))
 
     def kept(size: int) -> Variant:
         return variant(measure.compiled(partial(by_positions, size=size), *arguments))
 
     make = {SHIPPED: partial(at, None)}
     make |= {f"at {name}": partial(at, name) for name in PRECISIONS[1:]}
+    make["dtype=bfloat16"] = partial(at, None, "bfloat16")
     for size in chunk_sizes(case):
         make[f"bfloat16 scores, {size} positions"] = partial(kept, size)
     return in_turn(make, {"loss": case.name})
