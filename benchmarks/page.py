@@ -41,8 +41,8 @@ TITLES = {"gpu": "what does all of this take on one GPU"}
 # What a reader needs before the table; sections stand in this order, others follow.
 ABOUT = {
     "peers": """\
-Training at the paper's shapes, on the CPU in float32, beside RecTools, RePlay and the
-paper's own code, all on one file, each in its own process and environment. The ratios
+Training at the paper's shapes, on the CPU, beside RecTools, RePlay and the paper's own
+code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
 A bar is the ratio that was set as the aim before anything was measured.
 """,

@@ -239,30 +239,41 @@ def plan_batches(
     )
 
 
-def shuffled(
+def stratified_order(
     length_N: np.ndarray, *, batch_size: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A random order, whose full batches have nearly equally many tokens: int [N].
+    """A random order whose batches have nearly equally many tokens: int [N].
 
-    Users are drawn for the short last batch, if there is one. The others are sorted by
-    length into `batch_size` strata, and each stratum is dealt out at random, one user
-    to a batch. So no batch needs more rows than another (on ML-1M 70, where the fullest
-    of an unstratified epoch needs 79), and no two batches are apart by more tokens than
-    the longest window and the shortest.
+    Users are sorted by length, those of one length at random. Those of the short last
+    batch, if there is one, are every so manieth of them, from a random one on. The
+    others are cut into `batch_size` strata, and each stratum is dealt out at random,
+    one user to a batch: any two full batches are apart by no more tokens than the
+    longest window and the shortest. So no batch needs many more rows than another (on
+    ML-1M 70, where the fullest of an unstratified epoch needs 79), and a user is
+    equally likely in every batch.
 
     Args:
       length_N: tokens of each user's window.
       batch_size: B.
       rng: consumed.
+
+    >>> rng = np.random.default_rng(0)
+    >>> order_N = stratified_order(np.array([1, 9, 2, 8]), batch_size=2, rng=rng)
+    >>> sorted(sorted(pair) for pair in order_N.reshape(2, 2).tolist())
+    [[0, 3], [1, 2]]
     """
     order_N = rng.permutation(len(length_N))
-    num_full = len(order_N) - len(order_N) % batch_size
-    full_N, rest_N = np.split(order_N, [num_full])
-    # A stable sort: users of one length stay in their random order.
-    sorted_N = full_N[np.argsort(length_N[full_N], kind="stable")]
-    batch_SB = rng.permuted(sorted_N.reshape(batch_size, -1), axis=1).T
+    order_N = order_N[np.argsort(length_N[order_N], kind="stable")]
+    num_rest = len(order_N) % batch_size
+    is_rest_N = np.zeros(len(order_N), bool)
+    if num_rest:
+        spaced = (np.arange(num_rest) + rng.random()) * (len(order_N) / num_rest)
+        is_rest_N[spaced.astype(int)] = True
+    stratum_BS = order_N[~is_rest_N].reshape(batch_size, -1)
+    batch_SB = rng.permuted(stratum_BS, axis=1).T
     # Nor does the place in a batch tell of the length.
-    return np.concatenate([rng.permuted(batch_SB, axis=1).reshape(-1), rest_N])
+    batch_SB = rng.permuted(batch_SB, axis=1)
+    return np.concatenate([batch_SB.reshape(-1), order_N[is_rest_N]])
 
 
 def plan_epoch(
@@ -273,10 +284,18 @@ def plan_epoch(
     epoch: int,
     batch_size: int,
     row_length: int,
+    stratify: bool = True,
 ) -> Plan:
-    """`plan_batches` of `shuffled` users: drawn from (seed, epoch) and nothing else."""
+    """`plan_batches` in an order drawn from (seed, epoch) and nothing else.
+
+    Args:
+      stratify: in `stratified_order`; else any order is equally likely.
+    """
     rng = np.random.default_rng((seed, epoch))
-    order_N = shuffled(length_N, batch_size=batch_size, rng=rng)
+    if stratify:
+        order_N = stratified_order(length_N, batch_size=batch_size, rng=rng)
+    else:
+        order_N = rng.permutation(len(user_N))
     return plan_batches(
         user_N[order_N],
         length_N[order_N],

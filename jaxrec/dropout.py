@@ -3,8 +3,8 @@
 `jax.random.bernoulli` writes its random words to memory, one pass for every few rounds
 of Threefry; on a CPU that takes longer than the attention it is for. Here each entry
 hashes its own index with two random words of the key, in registers: one loop, which XLA
-fuses with what uses the mask. benchmarks/cpu_choices.py has the times. A hash is enough
-for what is dropped; what is drawn (negatives, hidden items) is drawn by jax.random.
+fuses with what uses the mask; benchmarks/cpu_choices.py has the times of both. A hash
+is enough for what is dropped; what is drawn (negatives, hidden items) jax.random draws.
 """
 
 import math
@@ -34,12 +34,11 @@ def keep_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
     """
     threshold = _threshold(rate)
     size = math.prod(shape)
-    assert size < 2**32, "the index of an entry must fit the generator's counter"
+    assert size < 2**32, "the index of an entry must fit a word"
     # Any kind of key gives two words.
     words_2 = jax.random.bits(key, (2,), jnp.uint32)
     index = jax.lax.iota(jnp.uint32, size).reshape(shape)
-    draws = mixed(mixed(index + words_2[0]) ^ words_2[1])
-    return draws >= jnp.uint32(threshold)
+    return words(words_2[0], words_2[1], index) >= jnp.uint32(threshold)
 
 
 def keep_scale(rate: float) -> float:
@@ -61,6 +60,16 @@ def dropout(key: Array, x: Array, rate: float) -> Array:
     scale = jnp.asarray(keep_scale(rate), x.dtype)
     keep = keep_mask(key, x.shape, rate)
     return jnp.where(keep, x * scale, jnp.zeros((), x.dtype))
+
+
+def words(first: Array, second: Array, index: Array) -> Array:
+    """hash(hash(index + first) ^ second): a random word for each index, uint32 all.
+
+    Args:
+      first, second: scalars, of the key.
+      index: any shape.
+    """
+    return mixed(mixed(index + first) ^ second)
 
 
 def mixed(x: Array) -> Array:

@@ -42,6 +42,8 @@ class Training:
     Attributes:
       seed: of parameters, order, dropout, masks and negatives.
       batch_size: users a step.
+      stratify: mix users of all lengths in every batch, so that none takes more of the
+        encoder than another; False for batches drawn without a look at lengths.
       max_length: L, the window that the encoder sees (its last items, for training and
         ranking alike).
       max_epochs: epochs at the most; an epoch is one window of every user.
@@ -61,6 +63,7 @@ class Training:
 
     seed: int = 0
     batch_size: int = 128
+    stratify: bool = True
     max_length: int = 200
     max_epochs: int = 100
     patience: int = 10

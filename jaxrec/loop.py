@@ -152,6 +152,7 @@ class Run:
             epoch=epoch,
             batch_size=self.experiment.training.batch_size,
             row_length=self.experiment.recipe.max_length,
+            stratify=self.experiment.training.stratify,
         )
 
     @property

@@ -124,7 +124,7 @@ def ce(
         positions,
         candidates.allowed_V,
         candidates.excluded_BX,
-        dtype,
+        dtype=dtype,
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 
@@ -157,7 +157,7 @@ def sampled_ce(
 
     hidden_BLD = hidden_BLD.astype(jnp.float32)
     sets = _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates)
-    loss_sum = sampled_softmax.loss_sum(*sets, dtype)
+    loss_sum = sampled_softmax.loss_sum(*sets, dtype=dtype)
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 
 

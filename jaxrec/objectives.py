@@ -56,8 +56,9 @@ def ce(
       exclude_window: leave the other items of a sequence's own window out of its
         denominator, as the sampled loss does and the test's filter will.
       include_padding: let PAD (and MASK) compete, as in the paper's code.
-      dtype: "float32", or "bfloat16" for the matmuls of the gradients, which some CPUs
-        and most GPUs do several times faster; scores and sums stay float32.
+      dtype: "float32", or "bfloat16" for the matmuls of the gradients: faster where the
+        processor multiplies it (on Linux `lscpu` names amx_bf16), slower where it does
+        not. Scores and sums stay float32.
     """
     loss = functools.partial(losses.ce, dtype=_checked_dtype(dtype))
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec.score_tiles import rounded
+
 Array = jax.Array
 
 # Sets at a time, and positions of each: enough for the matmuls, few enough for the
@@ -41,7 +43,7 @@ class Sets(NamedTuple):
 
 
 def loss_sum(
-    hidden_GMD: Array, table_VD: Array, sets: Sets, dtype: str = "float32"
+    hidden_GMD: Array, table_VD: Array, sets: Sets, *, dtype: str = "float32"
 ) -> Array:
     """sum w (logsumexp(s_target, s_j for the negatives j) - s_target), in nats.
 
@@ -53,6 +55,7 @@ def loss_sum(
     Returns:
       A float32 scalar, with gradients to hidden_GMD and table_VD.
     """
+    assert dtype in ("float32", "bfloat16"), dtype
     return _loss_sum(hidden_GMD, table_VD, sets, dtype)
 
 
@@ -162,7 +165,8 @@ def _few_sets(hidden_GMD, table_VD, sets: Sets, block: int, dtype: str):
         total += jnp.where(weight_GP > 0, weight_GP * loss_GP, 0).sum()
         lost_GP1 = (weight_GP * jax.nn.sigmoid(others_GP))[..., None]
         grad_GPS = unnormalised_GPS * (lost_GP1 / jnp.where(sum_GP1 > 0, sum_GP1, 1))
-        grad_GPS = jax.lax.optimization_barrier(grad_GPS.astype(dtype))
+        if dtype != "float32":
+            grad_GPS = jax.lax.optimization_barrier(rounded(grad_GPS, dtype))
         hidden_grad_GPD = _dot("gps,gsd->gpd", grad_GPS, rows_GSD)
         hidden_grad_GPD -= lost_GP1 * own_GPD
         negative_grad_GSD += _dot("gps,gpd->gsd", grad_GPS, hidden_GPD.astype(dtype))

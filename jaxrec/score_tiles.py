@@ -1,9 +1,11 @@
 """Scores of some positions against some rows of a table: the tiles of `softmax`.
 
-With the dtype bfloat16 the matmuls of the gradients take operands rounded to it and
-sum in float32. A score stays as exact as float32 makes it, nearly: on a CPU it is the
-sum of three products of bfloat16 halves, since a CPU that multiplies bfloat16 does so
-many times faster than float32; elsewhere it is one product of float32.
+With the dtype bfloat16 the matmuls of the gradients take operands rounded to it (each
+off by 2^-8 of itself at the most) and sum in float32. Scores stay nearly as exact as
+float32 makes them: on a CPU they are sums of three products of bfloat16 halves, off by
+2^-15 of the sum of their terms' sizes, since a CPU that multiplies bfloat16 does so
+many times faster than float32. (One that cannot is several times slower.) Elsewhere
+they are one product of float32.
 """
 
 from typing import NamedTuple
@@ -32,7 +34,7 @@ class Positions(NamedTuple):
 class Hidden(NamedTuple):
     """The hidden states of N positions, in the forms that the matmuls take.
 
-    hidden_ND: float32; hidden_DN: float32, the same; left_NK: for scores, see `left`.
+    hidden_ND: float32; hidden_DN: float32, the same; left_NK: for scores, see `_left`.
     """
 
     hidden_ND: Array
@@ -77,7 +79,7 @@ class Chunk(NamedTuple):
 class Tile(NamedTuple):
     """The rows of the table from `first` on that one tile is about.
 
-    right_KC: for scores, see `right`.
+    right_KC: for scores, see `_left`.
     rows_CD: for gradients, of the dtype of the matmuls.
     is_new_C: bool. The last tile ends where the table does and may begin before the one
       ahead of it ends; a row that they share has had its turn.
@@ -108,7 +110,7 @@ class Scores(NamedTuple):
         """Of the rows that compete; -inf if there is none."""
         return jnp.where(self.competes_nC, self.score_nC, -jnp.inf).max(axis=-1)
 
-    def exp_nC(self, shift_n: Array, dtype: str = "float32") -> Array:
+    def exp_nC(self, shift_n: Array, dtype: str) -> Array:
         """exp(score - shift), 0 where a row does not compete, rounded to the dtype."""
         exp_nC = jnp.exp(self.score_nC - shift_n[:, None])
         exp_nC = rounded(jnp.where(self.competes_nC, exp_nC, 0), dtype)
@@ -128,7 +130,7 @@ class Scores(NamedTuple):
 
 def hidden_forms(hidden_ND: Array, dtype: str) -> Hidden:
     """The forms that the matmuls take of the hidden states."""
-    return Hidden(hidden_ND, hidden_ND.T, left(hidden_ND, dtype))
+    return Hidden(hidden_ND, hidden_ND.T, _left(hidden_ND, dtype))
 
 
 def chunk_of(hidden: Hidden, table: Table, positions: Positions, i, size: int) -> Chunk:
@@ -172,7 +174,7 @@ def tile_of(table: Table, j) -> Tile:
     table_CD = jax.lax.optimization_barrier(table_CD)
     is_new_C = first + jnp.arange(table.tile, dtype=jnp.int32) >= j * table.tile
     rows_CD = table_CD.astype(table.dtype)
-    return Tile(first, right(table_CD, table.dtype), rows_CD, allowed_C, is_new_C)
+    return Tile(first, _right(table_CD, table.dtype), rows_CD, allowed_C, is_new_C)
 
 
 def scores_of(chunk: Chunk, tile: Tile) -> Scores:
@@ -209,32 +211,67 @@ def _competes(chunk: Chunk, tile: Tile) -> Array:
 def gradients_of(
     chunk: Chunk, tile: Tile, exp_nC: Array, scale_n: Array
 ) -> tuple[Array, Array]:
-    """(sum_v p_nv table_v, sum_n h_n p_nv) with p = scale exp: [n, D], [D, C], float32.
+    """sum_v p_nv table_v and sum_n h_n p_nv with p = scale exp.
 
     Only hidden states are ever transposed: on a CPU transposing the exponentials would
     cost a third of the matmul, and bfloat16 is multiplied as such only where the rows
     of both operands are contiguous.
+
+    Args:
+      exp_nC: of `Scores.exp_nC`; its dtype is what is multiplied.
+      scale_n: float32.
+
+    Returns:
+      [n, D] and [D, C], float32.
     """
     hidden_Dn = (scale_n[None] * chunk.hidden_Dn).astype(exp_nC.dtype)
-    hidden_grad_nD = _dot(exp_nC, tile.rows_CD)
-    return scale_n[:, None] * hidden_grad_nD, _dot(hidden_Dn, exp_nC)
+    hidden_grad_nD = scale_n[:, None] * _dot(exp_nC, tile.rows_CD)
+    return hidden_grad_nD, _dot(hidden_Dn, exp_nC)
+
+
+def own_gradients_of(
+    hidden: Hidden, table: Table, target_N: Array, share_N: Array, scale_N: Array
+) -> tuple[Array, Array]:
+    """What `gradients_of` sums for a column of p = share scale, the target's: [N, D].
+
+    To the rounding of its factors: what is taken off for a target that has all of the
+    probability leaves nothing, not the difference of two roundings.
+
+    Args:
+      target_N: int32, rows of the table.
+      share_N, scale_N: float32.
+
+    Returns:
+      Terms of the hidden states' gradients and of those of the rows `target_N`.
+    """
+    row_ND = _rounded_as_factor(table.table_VD[target_N], table.dtype)
+    factor_ND = _rounded_as_factor(scale_N[:, None] * hidden.hidden_ND, table.dtype)
+    return (share_N * scale_N)[:, None] * row_ND, share_N[:, None] * factor_ND
+
+
+def _rounded_as_factor(x: Array, dtype: str) -> Array:
+    """x as `x.astype(dtype)` has it, in float32."""
+    if dtype == "float32":
+        return x
+    # Not converted there and back, which XLA may leave out.
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
 
 
 def _dot(a: Array, b: Array) -> Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
-def left(hidden_ND: Array, dtype: str) -> Array:
-    """[N, K], whose product with `right` is the scores."""
-    if not _is_split(dtype):
+def _left(hidden_ND: Array, dtype: str) -> Array:
+    """[N, K], whose product with `_right` is the scores."""
+    if not (dtype == "bfloat16" and _is_cpu()):
         return hidden_ND
     high_ND, low_ND = _halves(hidden_ND)
     return jnp.concatenate([high_ND, high_ND, low_ND], axis=-1)
 
 
-def right(table_CD: Array, dtype: str) -> Array:
-    """[K, C]; see `left`. What is lost is the product of the low halves, some 2^-16."""
-    if not _is_split(dtype):
+def _right(table_CD: Array, dtype: str) -> Array:
+    """[K, C]; see `_left`. The product of the low halves is left out."""
+    if not (dtype == "bfloat16" and _is_cpu()):
         return table_CD.T
     high_CD, low_CD = _halves(table_CD)
     # A barrier: a concatenation that is fused with what it is of is computed entry by
@@ -244,22 +281,22 @@ def right(table_CD: Array, dtype: str) -> Array:
     ).T
 
 
-def _is_split(dtype: str) -> bool:
-    return dtype == "bfloat16" and jax.default_backend() == "cpu"
-
-
 def _halves(x: Array) -> tuple[Array, Array]:
-    """bfloat16 arrays whose sum is x, but for 2^-17 of it."""
-    # Not x.astype: XLA may leave out a conversion that is undone.
-    high = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    """bfloat16 arrays whose sum is x, but for 2^-16 of it."""
+    high = _rounded_as_factor(x, "bfloat16")
     halves = high.astype(jnp.bfloat16), (x - high).astype(jnp.bfloat16)
     return jax.lax.optimization_barrier(halves)
 
 
 def rounded(x: Array, dtype: str) -> Array:
-    """x, float32 and not negative, in the dtype."""
-    if dtype != "bfloat16" or jax.default_backend() != "cpu":
+    """x, float32 and not negative, in the dtype: the nearest, halves up."""
+    if dtype != "bfloat16" or not _is_cpu():
         return x.astype(dtype)
-    # Half of a last place up and cut off: XLA's own conversion takes twice as long.
+    # Half of a last place up and cut off: XLA's own conversion takes twice as long. The
+    # NaNs of arithmetic stay NaN.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jnp.uint32(1 << 15)
     return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
+
+
+def _is_cpu() -> bool:
+    return jax.default_backend() == "cpu"

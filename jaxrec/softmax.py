@@ -25,6 +25,7 @@ from jaxrec.score_tiles import (
     chunk_of,
     gradients_of,
     hidden_forms,
+    own_gradients_of,
     scores_of,
     tile_of,
 )
@@ -76,6 +77,7 @@ def loss_sum(
     positions: Positions,
     allowed_V: Array,
     excluded_BX: Array | None,
+    *,
     dtype: str = "float32",
 ) -> Array:
     """sum_n w_n (logsumexp_{v in C_n} s_nv - s_n,target), s = hidden table^T, in nats.
@@ -87,13 +89,15 @@ def loss_sum(
       allowed_V: bool.
       excluded_BX: int32 rows of the table, 0-padded, or None.
       dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply.
-        Scores and all sums are float32. A term of the denominator is then off by 2^-9
-        of itself at the most, the loss of a position by 0.002 nats, a gradient by 2^-7
-        of the sum of its terms' sizes.
+        Scores and all sums are float32. With bfloat16 a term of the denominator is off
+        by 2^-8 of itself at the most, so the loss of a position by .004 nats, and a
+        gradient by 3 2^-8 of the sum of its terms' sizes; and see `score_tiles` for
+        scores.
 
     Returns:
       A float32 scalar, with gradients to hidden_ND and table_VD, float32.
     """
+    assert dtype in ("float32", "bfloat16"), dtype
     return _loss_sum(hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype)
 
 
@@ -215,23 +219,22 @@ def _whole(problem: _Problem, with_gradients: bool):
     chains = _CPU_CHAINS if jax.default_backend() == "cpu" else 1
 
     def one_chunk(chunk: Chunk):
-        """The sum of a chunk, and (dhidden, dtable^T, owed_n); see `_less_own`."""
+        """The sum of a chunk, and (dhidden, dtable^T, share_n, scale_n) less own."""
         scores = scores_of(chunk, tile)
         own_n = scores.own_n()
         shift_n = _shift(own_n, _at(bound_N, chunk), scores.highest_n)
         exp_nC = scores.exp_nC(shift_n, table.dtype)
         missing_n = jnp.where(scores.is_missing_n(), jnp.exp(own_n - shift_n), 0)
-        # Of what the gradients have, so that the shares of a position sum to one.
-        total_n = exp_nC.sum(axis=-1, dtype=jnp.float32) + missing_n
+        total_n = _summed(exp_nC) + missing_n
         total = _weighted(chunk.weight_n, total_n, shift_n, own_n)
         if not with_gradients:
             return total, None
-        gradients = gradients_of(chunk, tile, exp_nC, chunk.weight_n / total_n)
-        owed_n = chunk.weight_n * (1 - missing_n / total_n)
-        return total, (*gradients, owed_n)
+        scale_n = chunk.weight_n / total_n
+        gradients = gradients_of(chunk, tile, exp_nC, scale_n)
+        return total, (*gradients, total_n - missing_n, scale_n)
 
     def body(i, carry):
-        total, hidden_grad_ND, table_grad_DV, owed_N = carry
+        total, hidden_grad_ND, table_grad_DV, share_N, scale_N = carry
         chunks = [
             chunk_of(hidden, table, positions, i * chains + j, size // chains)
             for j in range(chains)
@@ -240,25 +243,34 @@ def _whole(problem: _Problem, with_gradients: bool):
             some, gradients = result
             total += some
             if gradients is not None:
-                hidden_grad_nD, some_grad_DV, owed_n = gradients
+                hidden_grad_nD, some_grad_DV, share_n, scale_n = gradients
                 hidden_grad_ND = _put(hidden_grad_ND, hidden_grad_nD, chunk)
                 table_grad_DV += some_grad_DV
-                owed_N = _put(owed_N, owed_n, chunk)
-        return total, hidden_grad_ND, table_grad_DV, owed_N
+                share_N = _put(share_N, share_n, chunk)
+                scale_N = _put(scale_N, scale_n, chunk)
+        return total, hidden_grad_ND, table_grad_DV, share_N, scale_N
 
+    zero_N = jnp.zeros_like(positions.weight_N)
     start = (
         jnp.zeros((), jnp.float32),
         jnp.zeros_like(hidden.hidden_ND),
         jnp.zeros_like(table.table_VD.T),
-        jnp.zeros_like(positions.weight_N),
+        zero_N,
+        zero_N,
     )
-    total, hidden_grad_ND, table_grad_DV, owed_N = jax.lax.fori_loop(
+    total, hidden_grad_ND, table_grad_DV, share_N, scale_N = jax.lax.fori_loop(
         0, problem.num_chunks, body, start
     )
     table_grad_VD = table_grad_DV.T
     if not with_gradients:
         return total, hidden_grad_ND, table_grad_VD
-    return total, *_less_own(problem, hidden_grad_ND, table_grad_VD, owed_N)
+    gradients = _less_own(problem, hidden_grad_ND, table_grad_VD, share_N, scale_N)
+    return total, *gradients
+
+
+def _summed(exp_nC: Array) -> Array:
+    """Over the rows, as the gradients have them: a position's shares sum to one."""
+    return exp_nC.sum(axis=-1, dtype=jnp.float32)
 
 
 def _weighted(weight_N, total_N, shift_N, own_N) -> Array:
@@ -268,24 +280,27 @@ def _weighted(weight_N, total_N, shift_N, own_N) -> Array:
     return jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
 
 
-def _less_own(problem: _Problem, hidden_grad_ND, table_grad_VD, owed_N):
+def _less_own(problem: _Problem, hidden_grad_ND, table_grad_VD, share_N, scale_N):
     """The gradients less what a softmax minus its one-hot target owes to the target.
 
     In a tile that would be one more pass over all scores; here it is N rows.
 
     Args:
-      owed_N: the weight, less the target's share of it where the target was missing.
+      share_N: the normaliser, less the target's term where the target was missing.
+      scale_N: the weight over the normaliser.
     """
-    owed_N1, target_N = owed_N[:, None], problem.positions.target_N
-    hidden_grad_ND -= owed_N1 * problem.table.table_VD[target_N]
-    own_grad_ND = -owed_N1 * problem.hidden.hidden_ND
-    return hidden_grad_ND, table_grad_VD.at[target_N].add(own_grad_ND)
+    target_N = problem.positions.target_N
+    own_hidden_ND, own_row_ND = own_gradients_of(
+        problem.hidden, problem.table, target_N, share_N, scale_N
+    )
+    return hidden_grad_ND - own_hidden_ND, table_grad_VD.at[target_N].add(-own_row_ND)
 
 
 def _tiled(problem: _Problem, with_gradients: bool):
     """Tile by tile of the table, each against chunk by chunk of positions."""
-    (hidden_ND, _, _), table, positions = problem[:3]
-    about_own_N = jnp.sum(hidden_ND * table.table_VD[positions.target_N], axis=-1)
+    hidden_ND, table = problem.hidden.hidden_ND, problem.table
+    target_N, weight_N = problem.positions.target_N, problem.positions.weight_N
+    about_own_N = jnp.sum(hidden_ND * table.table_VD[target_N], axis=-1)
 
     def rise(chunk: Chunk, tile: Tile, highest_N):
         highest_n = scores_of(chunk, tile).highest_n()
@@ -294,20 +309,16 @@ def _tiled(problem: _Problem, with_gradients: bool):
     shift_N = _shift(
         about_own_N, problem.bound_N, lambda: problem.over_tiles(rise, about_own_N)
     )
-    total_N, own_N, is_missing_N = _normalisers(problem, shift_N)
-    missing_N = jnp.where(is_missing_N, jnp.exp(own_N - shift_N), 0)
-    total_N += missing_N
-    weight_N = positions.weight_N
+    share_N, own_N, is_missing_N = _normalisers(problem, shift_N)
+    total_N = share_N + jnp.where(is_missing_N, jnp.exp(own_N - shift_N), 0)
     total = _weighted(weight_N, total_N, shift_N, own_N)
     if not with_gradients:
         return total, jnp.zeros_like(hidden_ND), jnp.zeros_like(table.table_VD)
     # Positions past the count have no total, and no weight.
-    total_N = jnp.where(total_N > 0, total_N, 1)
-    hidden_grad_ND, table_grad_VD = _tiled_gradients(
-        problem, shift_N, weight_N / total_N
-    )
-    owed_N = weight_N * (1 - missing_N / total_N)
-    return total, *_less_own(problem, hidden_grad_ND, table_grad_VD, owed_N)
+    scale_N = weight_N / jnp.where(total_N > 0, total_N, 1)
+    hidden_grad_ND, table_grad_VD = _tiled_gradients(problem, shift_N, scale_N)
+    gradients = _less_own(problem, hidden_grad_ND, table_grad_VD, share_N, scale_N)
+    return total, *gradients
 
 
 def _normalisers(problem: _Problem, shift_N: Array):
@@ -315,9 +326,10 @@ def _normalisers(problem: _Problem, shift_N: Array):
 
     def normalise(chunk: Chunk, tile: Tile, carry):
         scores = scores_of(chunk, tile)
+        exp_nC = scores.exp_nC(_at(shift_N, chunk), problem.table.dtype)
         total_n, own_n, is_missing_n = (_at(x_N, chunk) for x_N in carry)
         updated = (
-            total_n + scores.exp_nC(_at(shift_N, chunk)).sum(axis=-1),
+            total_n + _summed(exp_nC),
             # As the sum has it: another sum of products differs in its bits.
             jnp.where(scores.is_here_n, scores.own_n(), own_n),
             is_missing_n | scores.is_missing_n(),
@@ -332,7 +344,7 @@ def _normalisers(problem: _Problem, shift_N: Array):
 
 
 def _tiled_gradients(problem: _Problem, shift_N: Array, scale_N: Array):
-    """(dhidden, dtable), each position's target among what competes or not."""
+    """(dhidden, dtable) of all that competes."""
     table = problem.table
 
     def one_tile(j, carry):

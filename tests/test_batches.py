@@ -330,9 +330,38 @@ def test_plan_depends_on_seed_and_epoch_only():
         assert (first.user_SB != plan(**changes).user_SB).any()
 
 
-def shuffled(length_N, batch_size, seed=0):
+def test_plan_without_strata_is_in_any_order():
+    first = plan(stratify=False).user_SB.ravel()[:37]
+    np.testing.assert_array_equal(np.sort(first), np.arange(100, 137))
+    # The order is one of all users: the batch size only cuts it.
+    other = plan(stratify=False, batch_size=5).user_SB.ravel()[:37]
+    np.testing.assert_array_equal(first, other)
+    assert (first != plan().user_SB.ravel()[:37]).any()
+
+
+def test_strata_leave_no_batch_fuller_than_another():
+    """Of 40 epochs with a last batch of 127, none takes more rows than the tokens of
+    its batches do, but for what does not fit; at random the fullest takes a sixth more.
+    """
+    length_N = np.minimum(np.random.default_rng(2).geometric(0.01, 47 * 128 + 127), 200)
+    options = dict(seed=0, batch_size=128, row_length=200)
+    mean = length_N.sum() / 48 / 200
+
+    def rows(**changes):
+        return [
+            batches.plan_epoch(
+                np.arange(len(length_N)), length_N, epoch=i, **options | changes
+            ).num_rows
+            for i in range(40)
+        ]
+
+    assert max(rows()) <= mean + 6  # four of them the rounding
+    assert min(rows(stratify=False)) > 1.1 * mean
+
+
+def stratified(length_N, batch_size, seed=0):
     rng = np.random.default_rng(seed)
-    return batches.shuffled(length_N, batch_size=batch_size, rng=rng)
+    return batches.stratified_order(length_N, batch_size=batch_size, rng=rng)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +371,7 @@ def test_full_batches_have_nearly_equally_many_tokens(num_users, batch_size):
     """Two batches differ by at most b_i - a_i in the i-th stratum, which lies between
     a_i and b_i <= a_(i+1): all in all by at most the longest less the shortest."""
     length_N = np.random.default_rng(5).geometric(0.05, num_users)
-    order_N = shuffled(length_N, batch_size)
+    order_N = stratified(length_N, batch_size)
     np.testing.assert_array_equal(np.sort(order_N), np.arange(num_users))
     num_full = num_users // batch_size * batch_size
     total_S = length_N[order_N[:num_full]].reshape(-1, batch_size).sum(axis=1)
@@ -356,7 +385,7 @@ def test_any_user_may_be_anywhere():
     num_users, batch_size, num_epochs = 14, 4, 3000
     length_N = np.array([1, 1, 9, 9, 2, 2, 7, 7, 3, 3, 8, 8, 5, 5])
     order = np.stack(
-        [shuffled(length_N, batch_size, seed=i) for i in range(num_epochs)]
+        [stratified(length_N, batch_size, seed=i) for i in range(num_epochs)]
     )
 
     def close(counts, chance):

@@ -213,7 +213,7 @@ def test_every_encoder_and_loss_learns(tmp_path, frame, model, loss):
 
 def test_bfloat16_adamw_warm_up_clipping_and_average_learn(tmp_path, frame):
     config = settings(max_epochs=6, ema_decay=0.9)
-    config["model"]["dtype"] = "bfloat16"
+    config["model"]["dtype"] = config["loss"]["dtype"] = "bfloat16"
     config["optim"] = {
         "name": "adamw",
         "learning_rate": 1e-2,
