@@ -6,9 +6,9 @@
 RecTools, RePlay and the paper's own code train the paper's methods at the paper's
 shapes on the same file beside us, on the CPU, each by its driver in drivers/ and in its
 own environment; a system that is not named is left out. Each runs in float32, and in
-bfloat16 as far as it has it. A round measures every system once, in a new process, for a few
-steps after a warm-up, so that a machine whose speed drifts treats all alike, and a
-ratio is of two times of one round. Of all settings (drivers/bench.py) the fastest in
+bfloat16 as far as it has it. A round measures every system once, in a new process, for
+a few steps after a warm-up, so that a machine whose speed drifts treats all alike, and
+a ratio is of two times of one round. Of all settings (drivers/bench.py) the fastest in
 float32 is set beside our float32, and the fastest of any beside our fastest of any.
 
 What was measured is kept in .cache/peers/ until the record is written: a command that
@@ -163,10 +163,9 @@ def rows_of(
     def in_float32(runs: list[Measured]) -> list[Measured]:
         return [one for one in runs if one.task.setting.is_float32]
 
-    compared = {
-        "float32": (in_float32(theirs), in_float32(ours)),
-        "any": (theirs, ours),
-    }
+    compared = {"float32": (in_float32(theirs), in_float32(ours))}
+    if compared["float32"] != (theirs, ours):
+        compared["any"] = (theirs, ours)
     return [
         {"dtype": dtype} | row(dataset, method, system, *runs)
         for dtype, runs in compared.items()
