@@ -225,13 +225,14 @@ def _whole(problem: _Problem, with_gradients: bool):
         shift_n = _shift(own_n, _at(bound_N, chunk), scores.highest_n)
         exp_nC = scores.exp_nC(shift_n, table.dtype)
         missing_n = jnp.where(scores.is_missing_n(), jnp.exp(own_n - shift_n), 0)
-        total_n = _summed(exp_nC) + missing_n
+        share_n = _summed(exp_nC)
+        total_n = share_n + missing_n
         total = _weighted(chunk.weight_n, total_n, shift_n, own_n)
         if not with_gradients:
             return total, None
         scale_n = chunk.weight_n / total_n
         gradients = gradients_of(chunk, tile, exp_nC, scale_n)
-        return total, (*gradients, total_n - missing_n, scale_n)
+        return total, (*gradients, share_n, scale_n)
 
     def body(i, carry):
         total, hidden_grad_ND, table_grad_DV, share_N, scale_N = carry
