@@ -91,17 +91,22 @@ def median_and_range(values: Sequence[float], digits: int) -> tuple[float, list[
     )
 
 
-def fastest(system: str, runs: Sequence[Measured]) -> list[Measured]:
-    """Those of the setting whose epochs take the least, by the median."""
-    of_settings = [
-        [one for one in runs if one.task.setting.name == setting.name]
-        for setting in SETTINGS[system]
-    ]
+def by_setting(system: str, runs: Iterable[Measured]) -> dict[str, list[Measured]]:
+    """The runs of each setting that has any."""
+    found: dict[str, list[Measured]] = {one.name: [] for one in SETTINGS[system]}
+    for run in runs:
+        found[run.task.setting.name].append(run)
+    return {name: runs for name, runs in found.items() if runs}
 
-    def seconds(runs: list[Measured]) -> float:
-        return statistics.median(one.seconds_per_epoch for one in runs)
 
-    return min(filter(None, of_settings), key=seconds)
+def fastest(settings: dict[str, list[Measured]]) -> str:
+    """The setting whose epochs take the least, by the median."""
+    return min(
+        settings,
+        key=lambda name: statistics.median(
+            one.seconds_per_epoch for one in settings[name]
+        ),
+    )
 
 
 def row(
@@ -113,14 +118,9 @@ def row(
       theirs, ours: the measurements of the method that ran, of all settings that may
         be chosen and of all rounds.
     """
-    beside = fastest(OURS, ours)
-    settings = {
-        setting.name: [one for one in theirs if one.task.setting.name == setting.name]
-        for setting in SETTINGS[system]
-    }
-    settings = {name: runs for name, runs in settings.items() if runs}
+    of_ours, settings = by_setting(OURS, ours), by_setting(system, theirs)
+    beside, best = of_ours[fastest(of_ours)], fastest(settings)
     times = {name: ratios(runs, beside) for name, runs in settings.items()}
-    best = min(times, key=lambda name: statistics.median(times[name]))
     runs = settings[best]
     seconds, spread = median_and_range([one.seconds_per_epoch for one in runs], 2)
 
