@@ -226,6 +226,14 @@ def test_row():
     assert found["time_ratio_of_settings"] == {"as installed": 8.0, "memory kept": 3.5}
 
 
+def test_a_bar_is_not_met_by_rounding():
+    ours = [Measured(Task(0, "sasrec_ce", OURS, AS_INSTALLED), line(1.0))]
+    theirs = [Measured(Task(0, "sasrec_ce", "paper", KEEPS_MEMORY), line(2.996))]
+    found = peers.row("ml-1m", "sasrec_ce", "paper", theirs, ours)
+    assert found["time_ratio"] == found["time_bar"] == 3.0
+    assert not found["time_bar_met"]
+
+
 def test_rows_in_float32_and_of_each_at_its_best():
     def measured(system, setting, step_s):
         return Measured(Task(0, "sasrec_ce", system, setting), line(step_s))
