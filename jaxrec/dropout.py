@@ -3,7 +3,7 @@
 `jax.random.bernoulli` writes its random words to memory, one pass for every few rounds
 of Threefry; on a CPU that takes longer than the attention it is for. Here each entry
 hashes its own index with two random words of the key, in registers: one loop, which XLA
-fuses with what uses the mask; benchmarks/cpu_choices.py has the times of both. A hash
+fuses with what uses the mask; benchmarks/cpu_choices.py measures either. A hash
 is enough for what is dropped; what is drawn (negatives, hidden items) jax.random draws.
 """
 
