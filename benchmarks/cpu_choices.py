@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from jaxrec import attention, dropout, layers, record, softmax
 
 ROUNDS = 7
 ROWS, LENGTH, WIDTH = 80, 200, 64  # a packed batch of ML-1M
+# Losses in a dispatch, as in a training run, which keeps its memory over many steps.
+REPEATS = 4
 Variant = tuple[str, Callable, tuple]
 
 
@@ -135,51 +138,79 @@ def dense_variants() -> Iterator[Variant]:
 
 def softmax_variants() -> Iterator[Variant]:
     """Loss and both gradients of one batch of ML-1M and of Beauty, by tile."""
-    for name, num_rows, num_positions, tilings in (
-        ("ml-1m", 3_417, 13_488, [(2**n, 64) for n in (19, 21, 22, 23, 26)]),
-        (
-            "beauty",
-            54_543,
-            720,
-            [(2**21, 8), (2**26, 8), *((2**21, n) for n in (128, 192, 256, 720))],
-        ),
-    ):
-        keys = jax.random.split(jax.random.key(0), 3)
-        hidden_ND = jax.random.normal(keys[0], (num_positions, WIDTH))
-        table_VD = 0.02 * jax.random.normal(keys[1], (num_rows, WIDTH))
-        positions = softmax.Positions(
-            jax.random.randint(keys[2], (num_positions,), 1, num_rows),
-            jnp.ones((num_positions,)),
-            jnp.zeros((num_positions,), jnp.int32),
-            jnp.int32(num_positions),
-        )
-        allowed_V = jnp.arange(num_rows) > 0
-        shipped = softmax.tile_shape(num_rows, num_positions)
-        arguments = (hidden_ND, table_VD, positions, allowed_V)
+    whole, items = 3_424, 54_544
+    yield from softmax_of(
+        "ml-1m",
+        3_417,
+        10_200,
+        [(608, 3_417), *((n, whole) for n in (160, 304, 608, 1_216, 2_448, 10_208))],
+    )
+    yield from softmax_of(
+        "beauty",
+        54_543,
+        720,
+        [(192, rows) for rows in (2_048, 7_792, 13_648, 27_280, items)]
+        + [(size, 13_648) for size in (48, 96, 384, 720)],
+    )
 
-        def rounded(*arguments):
-            return jax.value_and_grad(softmax.loss_sum, (0, 1))(
-                *arguments, None, dtype="bfloat16"
-            )
 
-        yield f"softmax {name}: shipped tile, bfloat16", rounded, arguments
-        for scores, cut in tilings:
-            values = {"TILE_SCORES": scores, "_CUT_POSITIONS": cut}
+def softmax_of(
+    name: str, num_rows: int, num_positions: int, tiles: list[tuple[int, int]]
+) -> Iterator[Variant]:
+    """Tiles of one shape; a table's first also with terms computed twice."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    positions = softmax.Positions(
+        jax.random.randint(keys[2], (num_positions,), 1, num_rows),
+        jnp.ones((num_positions,)),
+        jnp.zeros((num_positions,), jnp.int32),
+        jnp.int32(num_positions),
+    )
+    arguments = (
+        jax.random.normal(keys[0], (num_positions, WIDTH)),
+        0.02 * jax.random.normal(keys[1], (num_rows, WIDTH)),
+        positions,
+        jnp.arange(num_rows) > 0,
+    )
 
-            def step(*arguments, values=values):
-                with setting(softmax, **values):
-                    return jax.value_and_grad(softmax.loss_sum, (0, 1))(
-                        *arguments, None
-                    )
+    def step(tile: tuple[int, int], most_kept: int, dtype: str) -> Callable:
+        sizes = softmax._CPU._replace(most_kept=most_kept)
 
-            with setting(softmax, **values):
-                shape = softmax.tile_shape(num_rows, num_positions)
-            mark = " (shipped)" if shape == shipped else ""
-            yield f"softmax {name}: tile {shape}{mark}", step, arguments
+        def descend(_, tables, others):
+            table_VD, mean_VD = tables
+            hidden_ND, positions, allowed_V = others
+            total, (hidden_grad_ND, table_grad_VD) = jax.value_and_grad(
+                softmax.loss_sum, (0, 1)
+            )(hidden_ND, table_VD, positions, allowed_V, None, dtype=dtype)
+            # Nothing may be left out, nor done once for all.
+            mean_VD = 0.9 * mean_VD + 1e-9 * total * table_grad_VD
+            return table_VD - mean_VD, mean_VD + 1e-9 * hidden_grad_ND.sum()
+
+        def fn(hidden_ND, table_VD, *others):
+            step = partial(descend, others=(hidden_ND, *others))
+            start = table_VD, jnp.zeros_like(table_VD)
+            with setting(softmax, tile_shape=lambda *shape: tile, _CPU=sizes):
+                return jax.lax.fori_loop(0, REPEATS, step, start)
+
+        return fn
+
+    shipped = softmax.tile_shape(num_rows, num_positions)
+    everything = 10**6
+    for tile in tiles:
+        mark = " (shipped)" if tile == shipped else ""
+        fn = step(tile, everything, "float32")
+        yield f"softmax {name}: tile {tile}{mark}", fn, arguments
+    for tile in {shipped, tiles[0]}:
+        fn = step(tile, everything, "bfloat16")
+        yield f"softmax {name}: tile {tile}, bfloat16", fn, arguments
+    twice = step(shipped, 0, "float32")
+    yield f"softmax {name}: tile {shipped}, terms computed twice", twice, arguments
 
 
 def interleaved(variants: list[Variant]) -> list[dict]:
-    """Milliseconds of each variant: median and range over the rounds."""
+    """Milliseconds of each variant: median and range over the rounds.
+
+    Of a softmax a program has several, each with a step of the table.
+    """
     programs = {
         name: (jax.jit(fn).lower(*arguments).compile(), arguments)
         for name, fn, arguments in variants
@@ -190,7 +221,8 @@ def interleaved(variants: list[Variant]) -> list[dict]:
             began = time.perf_counter()
             jax.block_until_ready(program(*arguments))
             if round_ > 0:  # the first warms up
-                times[name].append(1e3 * (time.perf_counter() - began))
+                repeats = REPEATS if name.startswith("softmax") else 1
+                times[name].append(1e3 * (time.perf_counter() - began) / repeats)
     return [
         {
             "system": name,

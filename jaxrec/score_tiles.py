@@ -225,8 +225,11 @@ def gradients_of(
       [n, D] and [D, C], float32.
     """
     hidden_Dn = (scale_n[None] * chunk.hidden_Dn).astype(exp_nC.dtype)
-    hidden_grad_nD = scale_n[:, None] * _dot(exp_nC, tile.rows_CD)
-    return hidden_grad_nD, _dot(hidden_Dn, exp_nC)
+    # Barriers, or where there is but one chunk XLA makes a transposition of what goes
+    # in or comes out part of the matmul, and cannot run that with bfloat16.
+    hidden_Dn = jax.lax.optimization_barrier(hidden_Dn)
+    table_grad_DC = jax.lax.optimization_barrier(_dot(hidden_Dn, exp_nC))
+    return scale_n[:, None] * _dot(exp_nC, tile.rows_CD), table_grad_DC
 
 
 def own_gradients_of(
@@ -291,7 +294,8 @@ def _halves(x: Array) -> tuple[Array, Array]:
 def rounded(x: Array, dtype: str) -> Array:
     """x, float32 and not negative, in the dtype: the nearest, halves up."""
     if dtype != "bfloat16" or not _is_cpu():
-        return x.astype(dtype)
+        # Rounded ahead: a conversion there and back may be left out.
+        return _rounded_as_factor(x, dtype).astype(dtype)
     # Half of a last place up and cut off: XLA's own conversion takes twice as long. The
     # NaNs of arithmetic stay NaN.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jnp.uint32(1 << 15)

@@ -3,19 +3,23 @@
 Scores exist one tile at a time, of some positions and some rows of the table. The
 gradients are formed while the loss is: in the backward pass they are only scaled.
 
-A small table is one tile wide, and three matmuls do: the scores, and both gradients
-from them. A larger one takes several tiles, which are computed twice, once for the
-normaliser and once for the gradients: a fourth matmul, but the gradient of a row of the
-table is summed up in one go. (Scores further apart than real ones get are computed once
-more, for the highest.) benchmarks/cpu_choices.py has the times.
+Three matmuls do where the terms of a normaliser are kept until it is known: the scores,
+and from their exponentials both gradients. That is the way as long as the terms of some
+positions against the whole table are few. Of a larger table every tile is computed
+twice, once for the normaliser and once for the gradients: a fourth matmul, but no more
+than a tile is held. (Scores further apart than real ones get are computed once more,
+for the highest.) benchmarks/cpu_choices.py has the times.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxrec import normaliser
+from jaxrec.normaliser import Sums
 from jaxrec.score_tiles import (
     Chunk,
     Hidden,
@@ -34,41 +38,54 @@ __all__ = ["Positions", "loss_sum", "tile_shape"]
 
 Array = jax.Array
 
-# Scores held at a time where the table is one tile wide: 2^22 float32, 16 MiB. On a CPU
-# fewer make the matmuls too thin and more fall out of the cache.
-TILE_SCORES = 2**22
-# A table is cut where a tile of its width would have fewer positions than this, and
-# then into tiles of so many positions and rows.
-_FEWEST_POSITIONS = 512
-_CUT_POSITIONS, _CUT_ROWS = 192, 8192
+
+class _Sizes(NamedTuple):
+    """What `tile_shape` goes by.
+
+    A tile has so many scores, of all rows, where it then has the fewest positions or
+    more; else so many positions, and the table has as few tiles as have no more than so
+    many rows. Terms are kept of no more tiles than `most_kept`.
+    """
+
+    scores: int
+    fewest_positions: int
+    positions: int
+    most_rows: int
+    most_kept: int
+
+
+# On a CPU smaller tiles make the matmuls too thin, and of larger ones more falls out of
+# the cache: 2^21 float32 are 8 MiB. Kept are 120 MiB at the most, of 163,840 rows.
+_CPU = _Sizes(2**21, 192, 192, 2**14, 10)
 # A GPU begins every operation of a tile anew, which takes microseconds: fewer, larger
 # tiles. By arithmetic, not measured yet; the part "tiles" of benchmarks.gpu compares.
-_GPU_TILE_SCORES = 2**24
-_GPU_CUT_POSITIONS, _GPU_CUT_ROWS = 4096, 16384
-# A CPU works on a tile of a small table as so many chunks of positions, side by side,
-# each operation of one filling the gaps between those of the other.
-_CPU_CHAINS = 2
-# Bounds, in nats, on what is exponentiated: not even the sum over a table of 10^8 rows
-# overflows (e^88), and the target's own term does not vanish (e^-87), nor does any that
-# would show beside it.
-_HIGHEST, _LOWEST = 70.0, -45.0
+_GPU = _Sizes(2**26, 512, 4096, 2**14, 1)
 
 
 def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
     """Positions and table rows of a tile, from the shapes and the kind of device.
 
+    Both are multiples of 16, which bfloat16 needs to be fast: the only tile of a table
+    may be longer than it.
+
     On a CPU:
     >>> tile_shape(3_417, 25_600), tile_shape(54_543, 6_400)
-    ((1224, 3417), (192, 8192))
+    ((608, 3424), (192, 13648))
     """
-    scores, cut = TILE_SCORES, (_CUT_POSITIONS, _CUT_ROWS)
-    if jax.default_backend() != "cpu":
-        scores, cut = _GPU_TILE_SCORES, (_GPU_CUT_POSITIONS, _GPU_CUT_ROWS)
-    most = -(-num_positions // 8) * 8
-    size = scores // num_rows // 8 * 8
-    if size >= _FEWEST_POSITIONS:
-        return min(size, most), num_rows
-    return min(cut[0], most), min(cut[1], num_rows)
+    sizes = _sizes()
+    size, num_tiles = sizes.scores // num_rows // 16 * 16, 1
+    if size < sizes.fewest_positions:
+        size, num_tiles = sizes.positions, -(-num_rows // sizes.most_rows)
+    return min(size, _rounded_up(num_positions)), _rounded_up(-(-num_rows // num_tiles))
+
+
+def _sizes() -> _Sizes:
+    return _CPU if jax.default_backend() == "cpu" else _GPU
+
+
+def _rounded_up(size: int) -> int:
+    """To a multiple of 16."""
+    return -(-size // 16) * 16
 
 
 def loss_sum(
@@ -102,12 +119,35 @@ def loss_sum(
 
 
 def _value(*arguments) -> Array:
-    return _over_positions(*arguments, with_gradients=False)[0]
+    # The compiler leaves out what only the gradients need.
+    return _forward(*arguments)[0]
 
 
-def _forward(*arguments):
-    total, *gradients = _over_positions(*arguments, with_gradients=True)
-    return total, gradients
+def _forward(hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype: str):
+    num_positions, num_rows = len(hidden_ND), len(table_VD)
+    size, tile = tile_shape(num_rows, num_positions)
+    more, more_rows = -num_positions % size, max(tile - num_rows, 0)
+    hidden_ND = jnp.pad(hidden_ND, ((0, more), (0, 0)))
+    # Rows that do not compete.
+    table_VD = jnp.pad(table_VD, ((0, more_rows), (0, 0)))
+    allowed_V = jnp.pad(allowed_V, (0, more_rows))
+    problem = _Problem(
+        hidden_forms(hidden_ND, dtype),
+        Table(table_VD, allowed_V, excluded_BX, tile, dtype),
+        Positions(
+            jnp.pad(positions.target_N, (0, more)),
+            jnp.pad(positions.weight_N, (0, more)),
+            jnp.pad(positions.sequence_N, (0, more), mode="edge"),
+            positions.count,
+        ),
+        normaliser.bound(hidden_ND, table_VD),
+        size,
+    )
+    is_kept = problem.table.num_tiles <= _sizes().most_kept
+    sums_N, *gradients = _once(problem) if is_kept else _twice(problem)
+    hidden_grad_ND, table_grad_VD = _less_own(problem, sums_N, *gradients)
+    gradients = hidden_grad_ND[:num_positions], table_grad_VD[:num_rows]
+    return _loss(problem, sums_N), gradients
 
 
 def _backward(dtype: str, gradients, cotangent):
@@ -156,197 +196,112 @@ class _Problem(NamedTuple):
         return jax.lax.fori_loop(0, self.table.num_tiles, step, start)
 
 
-def _over_positions(
-    hidden_ND,
-    table_VD,
-    positions,
-    allowed_V,
-    excluded_BX,
-    dtype: str,
-    *,
-    with_gradients: bool,
-):
-    """(sum, dhidden, dtable), over the chunks that the positions fill."""
-    num_positions = len(hidden_ND)
-    size, tile = tile_shape(len(table_VD), num_positions)
-    padding = -num_positions % size
-    hidden_ND = jnp.pad(hidden_ND, ((0, padding), (0, 0)))
-    problem = _Problem(
-        hidden_forms(hidden_ND, dtype),
-        Table(table_VD, allowed_V, excluded_BX, tile, dtype),
-        Positions(
-            jnp.pad(positions.target_N, (0, padding)),
-            jnp.pad(positions.weight_N, (0, padding)),
-            jnp.pad(positions.sequence_N, (0, padding), mode="edge"),
-            positions.count,
-        ),
-        _bound(hidden_ND, table_VD),
-        size,
-    )
-    over = _whole if tile == len(table_VD) else _tiled
-    total, hidden_grad_ND, table_grad_VD = over(problem, with_gradients)
-    return total, hidden_grad_ND[:num_positions], table_grad_VD
-
-
-def _shift(own_N: Array, bound_N: Array, highest: Callable[[], Array]) -> Array:
-    """What the scores of each position are lowered by before they are exponentiated.
-
-    The highest of them would do, but to find it takes a pass over all. The target's own
-    does too, or more where some score may be far above it, as long as the target's term
-    stays a number.
-
-    Args:
-      own_N: scores of the targets.
-      bound_N: no score is above it, but for rounding.
-      highest: finds the highest scores of competing rows. A condition on a device: what
-        it costs on a GPU has not been measured.
-    """
-    shift_N = jnp.maximum(own_N, bound_N - _HIGHEST)
-    is_far = jnp.any(own_N - shift_N < _LOWEST)
-    return jax.lax.cond(is_far, lambda: jnp.maximum(highest(), own_N), lambda: shift_N)
-
-
-def _bound(hidden_ND: Array, table_VD: Array) -> Array:
-    """[N], which no score exceeds: |h| max_v |table_v|, by Cauchy and Schwarz."""
-    squares = jnp.square(hidden_ND).sum(axis=-1) * jnp.square(table_VD).sum(-1).max()
-    return jnp.sqrt(squares)
-
-
-def _whole(problem: _Problem, with_gradients: bool):
-    """Chunk by chunk of positions, each against the whole table."""
-    hidden, table, positions, bound_N, size = problem
-    tile = tile_of(table, 0)
-    chains = _CPU_CHAINS if jax.default_backend() == "cpu" else 1
-
-    def one_chunk(chunk: Chunk):
-        """The sum of a chunk, and (dhidden, dtable^T, share_n, scale_n) less own."""
-        scores = scores_of(chunk, tile)
-        own_n = scores.own_n()
-        shift_n = _shift(own_n, _at(bound_N, chunk), scores.highest_n)
-        exp_nC = scores.exp_nC(shift_n, table.dtype)
-        missing_n = jnp.where(scores.is_missing_n(), jnp.exp(own_n - shift_n), 0)
-        share_n = _summed(exp_nC)
-        total_n = share_n + missing_n
-        total = _weighted(chunk.weight_n, total_n, shift_n, own_n)
-        if not with_gradients:
-            return total, None
-        scale_n = chunk.weight_n / total_n
-        gradients = gradients_of(chunk, tile, exp_nC, scale_n)
-        return total, (*gradients, share_n, scale_n)
-
-    def body(i, carry):
-        total, hidden_grad_ND, table_grad_DV, share_N, scale_N = carry
-        chunks = [
-            chunk_of(hidden, table, positions, i * chains + j, size // chains)
-            for j in range(chains)
-        ]
-        for chunk, result in zip(chunks, map(one_chunk, chunks), strict=True):
-            some, gradients = result
-            total += some
-            if gradients is not None:
-                hidden_grad_nD, some_grad_DV, share_n, scale_n = gradients
-                hidden_grad_ND = _put(hidden_grad_ND, hidden_grad_nD, chunk)
-                table_grad_DV += some_grad_DV
-                share_N = _put(share_N, share_n, chunk)
-                scale_N = _put(scale_N, scale_n, chunk)
-        return total, hidden_grad_ND, table_grad_DV, share_N, scale_N
-
-    zero_N = jnp.zeros_like(positions.weight_N)
-    start = (
-        jnp.zeros((), jnp.float32),
-        jnp.zeros_like(hidden.hidden_ND),
-        jnp.zeros_like(table.table_VD.T),
-        zero_N,
-        zero_N,
-    )
-    total, hidden_grad_ND, table_grad_DV, share_N, scale_N = jax.lax.fori_loop(
-        0, problem.num_chunks, body, start
-    )
-    table_grad_VD = table_grad_DV.T
-    if not with_gradients:
-        return total, hidden_grad_ND, table_grad_VD
-    gradients = _less_own(problem, hidden_grad_ND, table_grad_VD, share_N, scale_N)
-    return total, *gradients
-
-
-def _summed(exp_nC: Array) -> Array:
-    """Over the rows, as the gradients have them: a position's shares sum to one."""
-    return exp_nC.sum(axis=-1, dtype=jnp.float32)
-
-
-def _weighted(weight_N, total_N, shift_N, own_N) -> Array:
-    """The sum of w (log(total) + shift - own)."""
-    # In this order: a large shift would swallow the logarithm.
-    loss_N = jnp.log(total_N) + (shift_N - own_N)
-    return jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
-
-
-def _less_own(problem: _Problem, hidden_grad_ND, table_grad_VD, share_N, scale_N):
-    """The gradients less what a softmax minus its one-hot target owes to the target.
-
-    In a tile that would be one more pass over all scores; here it is N rows.
-
-    Args:
-      share_N: the normaliser, less the target's term where the target was missing.
-      scale_N: the weight over the normaliser.
-    """
-    target_N = problem.positions.target_N
-    own_hidden_ND, own_row_ND = own_gradients_of(
-        problem.hidden, problem.table, target_N, share_N, scale_N
-    )
-    return hidden_grad_ND - own_hidden_ND, table_grad_VD.at[target_N].add(-own_row_ND)
-
-
-def _tiled(problem: _Problem, with_gradients: bool):
-    """Tile by tile of the table, each against chunk by chunk of positions."""
-    hidden_ND, table = problem.hidden.hidden_ND, problem.table
-    target_N, weight_N = problem.positions.target_N, problem.positions.weight_N
-    about_own_N = jnp.sum(hidden_ND * table.table_VD[target_N], axis=-1)
+def _shift_ahead(problem: _Problem) -> Array:
+    """`normaliser.shift` of all positions, from no tile."""
+    hidden_ND, table_VD = problem.hidden.hidden_ND, problem.table.table_VD
+    about_own_N = jnp.sum(hidden_ND * table_VD[problem.positions.target_N], axis=-1)
 
     def rise(chunk: Chunk, tile: Tile, highest_N):
         highest_n = scores_of(chunk, tile).highest_n()
         return _put(highest_N, jnp.maximum(highest_n, _at(highest_N, chunk)), chunk)
 
-    shift_N = _shift(
+    return normaliser.shift(
         about_own_N, problem.bound_N, lambda: problem.over_tiles(rise, about_own_N)
     )
-    share_N, own_N, is_missing_N = _normalisers(problem, shift_N)
-    total_N = share_N + jnp.where(is_missing_N, jnp.exp(own_N - shift_N), 0)
-    total = _weighted(weight_N, total_N, shift_N, own_N)
-    if not with_gradients:
-        return total, jnp.zeros_like(hidden_ND), jnp.zeros_like(table.table_VD)
-    # Positions past the count have no total, and no weight.
-    scale_N = weight_N / jnp.where(total_N > 0, total_N, 1)
-    hidden_grad_ND, table_grad_VD = _tiled_gradients(problem, shift_N, scale_N)
-    gradients = _less_own(problem, hidden_grad_ND, table_grad_VD, share_N, scale_N)
-    return total, *gradients
 
 
-def _normalisers(problem: _Problem, shift_N: Array):
-    """(sum of exp(score - shift) of what competes, target's score, is it missing)."""
+def _loss(problem: _Problem, sums_N: Sums) -> Array:
+    """The sum of w (log(total) + shift - own)."""
+    weight_N = problem.positions.weight_N
+    # In this order: a large shift would swallow the logarithm.
+    loss_N = jnp.log(sums_N.total()) + (sums_N.shift - sums_N.own)
+    return jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
 
-    def normalise(chunk: Chunk, tile: Tile, carry):
-        scores = scores_of(chunk, tile)
-        exp_nC = scores.exp_nC(_at(shift_N, chunk), problem.table.dtype)
-        total_n, own_n, is_missing_n = (_at(x_N, chunk) for x_N in carry)
-        updated = (
-            total_n + _summed(exp_nC),
-            # As the sum has it: another sum of products differs in its bits.
-            jnp.where(scores.is_here_n, scores.own_n(), own_n),
-            is_missing_n | scores.is_missing_n(),
+
+def _less_own(problem: _Problem, sums_N: Sums, hidden_grad_ND, table_grad_VD):
+    """The gradients less what a softmax minus its one-hot target owes to the target.
+
+    In a tile that would be one more pass over all scores; here it is N rows.
+    """
+    target_N, weight_N = problem.positions.target_N, problem.positions.weight_N
+    own_hidden_ND, own_row_ND = own_gradients_of(
+        problem.hidden, problem.table, target_N, sums_N.share, sums_N.scale(weight_N)
+    )
+    return hidden_grad_ND - own_hidden_ND, table_grad_VD.at[target_N].add(-own_row_ND)
+
+
+def _once(problem: _Problem):
+    """(sums, dhidden, dtable), chunk by chunk of positions, each against all tiles.
+
+    The gradients are of all that competes. The loop over the tiles is unrolled: in a
+    loop of the program their terms would be copied.
+    """
+    hidden_ND, table = problem.hidden.hidden_ND, problem.table
+    tiles = [tile_of(table, j) for j in range(table.num_tiles)]
+    shift_N = None if len(tiles) == 1 else _shift_ahead(problem)
+
+    def body(chunk: Chunk, carry):
+        sums_N, hidden_grad_ND, table_grads_DC = carry
+        sums_n, terms = _terms(problem, chunk, tiles, shift_N)
+        scale_n = sums_n.scale(chunk.weight_n)
+        gradients = [
+            gradients_of(chunk, tile, exp_nC, scale_n)
+            for tile, exp_nC in zip(tiles, terms, strict=True)
+        ]
+        hidden_grads_nD, some_DC = zip(*gradients, strict=True)
+        return (
+            _put_all(sums_N, sums_n, chunk),
+            _put(hidden_grad_ND, reduce(jnp.add, hidden_grads_nD), chunk),
+            jax.tree.map(jnp.add, table_grads_DC, some_DC),
         )
-        return tuple(
-            _put(x_N, x_n, chunk) for x_N, x_n in zip(carry, updated, strict=True)
-        )
 
-    zero_N = jnp.zeros_like(shift_N)
-    start = (zero_N, zero_N, jnp.zeros(zero_N.shape, bool))
-    return problem.over_tiles(normalise, start)
+    start = (
+        Sums.of_none(jnp.zeros_like(problem.bound_N)),
+        jnp.zeros_like(hidden_ND),
+        (jnp.zeros((hidden_ND.shape[1], table.tile), jnp.float32),) * len(tiles),
+    )
+    sums_N, hidden_grad_ND, table_grads_DC = problem.over_chunks(body, start)
+    return sums_N, hidden_grad_ND, _joined(table_grads_DC, len(table.table_VD))
 
 
-def _tiled_gradients(problem: _Problem, shift_N: Array, scale_N: Array):
-    """(dhidden, dtable) of all that competes."""
+def _terms(
+    problem: _Problem, chunk: Chunk, tiles: list[Tile], shift_N: Array | None
+) -> tuple[Sums, list[Array]]:
+    """The sums of a chunk, and what they are of in each tile.
+
+    Args:
+      shift_N: None for the only tile, which has the scores of all targets.
+    """
+    all_scores = [scores_of(chunk, tile) for tile in tiles]
+    if shift_N is None:
+        (scores,) = all_scores
+        bound_n = _at(problem.bound_N, chunk)
+        shift_n = normaliser.shift(scores.own_n(), bound_n, scores.highest_n)
+    else:
+        shift_n = _at(shift_N, chunk)
+    sums_n, terms = Sums.of_none(shift_n), []
+    for scores in all_scores:
+        exp_nC = scores.exp_nC(shift_n, problem.table.dtype)
+        sums_n = sums_n.and_of(scores, exp_nC)
+        terms.append(exp_nC)
+    return sums_n, terms
+
+
+def _joined(grads_DC: tuple[Array, ...], num_rows: int) -> Array:
+    """[V, D], of which the last tile begins where the one ahead of it ends."""
+    *firsts, last_DC = grads_DC
+    num_shared = sum(x.shape[1] for x in grads_DC) - num_rows
+    return jnp.concatenate([*(x.T for x in firsts), last_DC[:, num_shared:].T])
+
+
+def _twice(problem: _Problem):
+    """(sums, dhidden, dtable), tile by tile of the table, each against all chunks.
+
+    The gradients are of all that competes.
+    """
     table = problem.table
+    sums_N = _sums(problem)
+    scale_N = sums_N.scale(problem.positions.weight_N)
 
     def one_tile(j, carry):
         hidden_grad_ND, table_grad_VD = carry
@@ -354,7 +309,8 @@ def _tiled_gradients(problem: _Problem, shift_N: Array, scale_N: Array):
 
         def differentiate(chunk: Chunk, carry):
             hidden_grad_ND, table_grad_DC = carry
-            exp_nC = scores_of(chunk, tile).exp_nC(_at(shift_N, chunk), table.dtype)
+            shift_n = _at(sums_N.shift, chunk)
+            exp_nC = scores_of(chunk, tile).exp_nC(shift_n, table.dtype)
             hidden_grad_nD, some_grad_DC = gradients_of(
                 chunk, tile, exp_nC, _at(scale_N, chunk)
             )
@@ -373,7 +329,26 @@ def _tiled_gradients(problem: _Problem, shift_N: Array, scale_N: Array):
         return hidden_grad_ND, table_grad_VD
 
     start = jnp.zeros_like(problem.hidden.hidden_ND), jnp.zeros_like(table.table_VD)
-    return jax.lax.fori_loop(0, table.num_tiles, one_tile, start)
+    gradients = jax.lax.fori_loop(0, table.num_tiles, one_tile, start)
+    return sums_N, *gradients
+
+
+def _sums(problem: _Problem) -> Sums:
+    """Tile by tile of the table, each against all chunks."""
+
+    def add_tile(chunk: Chunk, tile: Tile, sums_N: Sums):
+        sums_n = Sums(*(_at(x_N, chunk) for x_N in sums_N))
+        scores = scores_of(chunk, tile)
+        exp_nC = scores.exp_nC(sums_n.shift, problem.table.dtype)
+        return _put_all(sums_N, sums_n.and_of(scores, exp_nC), chunk)
+
+    return problem.over_tiles(add_tile, Sums.of_none(_shift_ahead(problem)))
+
+
+def _put_all(sums_N: Sums, sums_n: Sums, chunk: Chunk) -> Sums:
+    return Sums(
+        *(_put(x_N, x_n, chunk) for x_N, x_n in zip(sums_N, sums_n, strict=True))
+    )
 
 
 def _at(x_N: Array, chunk: Chunk) -> Array:

@@ -27,6 +27,7 @@ PURE = {
     "metrics",
     "models",
     "negatives",
+    "normaliser",
     "optim",
     "sampled_softmax",
     "score_tiles",

@@ -38,8 +38,8 @@ def strict_promotion():
 @pytest.fixture(autouse=True)
 def smallest_chunks(monkeypatch):
     """64 positions a chunk, so that a small test has several."""
-    monkeypatch.setattr(softmax, "TILE_SCORES", 64 * NUM_ROWS)
-    monkeypatch.setattr(softmax, "_FEWEST_POSITIONS", 64)
+    sizes = softmax._CPU._replace(scores=64 * NUM_ROWS, fewest_positions=64)
+    monkeypatch.setattr(softmax, "_CPU", sizes)
     monkeypatch.setattr(binary, "_BLOCK_FLOATS", 1)
 
 
@@ -528,7 +528,7 @@ def test_compact_puts_positions_with_a_weight_first():
 @pytest.mark.parametrize("form", DISTINCT_FORMS)
 def test_memory_is_that_of_a_few_chunks(form, monkeypatch):
     """No array of all scores, nor of all negatives' embeddings, is ever stored."""
-    monkeypatch.setattr(softmax, "TILE_SCORES", 2**18)
+    monkeypatch.setattr(softmax, "_CPU", softmax._CPU._replace(scores=2**18))
     monkeypatch.setattr(binary, "_BLOCK_FLOATS", 2**18)
     size, length, width, num_negatives = 64, 64, 16, 512
     num_rows = 5001 if form == "ce_excluded" else 100

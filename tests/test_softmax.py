@@ -7,20 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import score_tiles, softmax
+from jaxrec import normaliser, score_tiles, softmax
 from jaxrec.softmax import Positions
 
-NUM_POSITIONS, WIDTH = 70, 3
+NUM_POSITIONS, NUM_ROWS, WIDTH = 70, 53, 3
 TILINGS = {
-    # Positions and rows of a tile, for a table of 21 rows.
-    "whole": ((64, 21), {"TILE_SCORES": 64 * 21, "_FEWEST_POSITIONS": 64}),
-    "one_chunk": ((72, 21), {"TILE_SCORES": 10_000, "_FEWEST_POSITIONS": 64}),
-    "tiled": ((16, 8), {"TILE_SCORES": 64, "_CUT_POSITIONS": 16, "_CUT_ROWS": 8}),
-    # Two tiles, of which the second is but one row new.
-    "overlapping": (
-        (72, 20),
-        {"TILE_SCORES": 64, "_CUT_POSITIONS": 99, "_CUT_ROWS": 20},
-    ),
+    # Positions and rows of a tile of 53 rows, and the sizes that make it.
+    "whole": ((64, 64), (64 * 53, 64, 1, 1, 1)),
+    "whole, one chunk": ((80, 64), (10_000, 64, 1, 1, 1)),
+    "kept": ((16, 16), (64, 64, 16, 16, 4)),
+    "kept, one chunk": ((80, 32), (64, 64, 99, 40, 2)),
+    "twice": ((16, 16), (64, 64, 16, 16, 3)),
+    "twice, one chunk": ((80, 32), (64, 64, 99, 40, 1)),
 }
 # Some ten float32 roundings of 6e-8 a position, and sums of 70 of them.
 TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
@@ -28,13 +26,12 @@ TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
 
 @pytest.fixture(params=[*TILINGS])
 def tiling(request, monkeypatch):
-    shape, settings = TILINGS[request.param]
-    for name, value in settings.items():
-        monkeypatch.setattr(softmax, name, value)
-    assert softmax.tile_shape(21, NUM_POSITIONS) == shape
+    shape, sizes = TILINGS[request.param]
+    monkeypatch.setattr(softmax, "_CPU", softmax._Sizes(*sizes))
+    assert softmax.tile_shape(NUM_ROWS, NUM_POSITIONS) == shape
 
 
-def problem(*, excluded: bool, count=67, scale=1.0, num_rows=21):
+def problem(*, excluded: bool, count=67, scale=1.0, num_rows=NUM_ROWS):
     rng = np.random.default_rng(3)
     hidden_ND = scale * rng.normal(size=(NUM_POSITIONS, WIDTH)).astype(np.float32)
     table_VD = rng.normal(size=(num_rows, WIDTH)).astype(np.float32)
@@ -87,16 +84,17 @@ def oracle(
 
 @pytest.mark.usefixtures("tiling")
 @pytest.mark.parametrize("excluded", [False, True])
-@pytest.mark.parametrize("count", [67, 70, 1, 0])
-def test_loss_and_gradients_are_those_of_the_loop(excluded, count):
-    arrays = problem(excluded=excluded, count=count)
-    total, gradients = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))(*arrays)
-    expected, *expected_gradients = oracle(*arrays)
-    np.testing.assert_allclose(total, expected, **TOLERANCE)
-    alone = jax.jit(softmax.loss_sum)(*arrays)
-    assert alone == pytest.approx(float(total), rel=1e-6)
-    for mine, other in zip(gradients, expected_gradients, strict=True):
-        np.testing.assert_allclose(mine, other, **TOLERANCE)
+def test_loss_and_gradients_are_those_of_the_loop(excluded):
+    step = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))
+    alone = jax.jit(softmax.loss_sum)
+    for count in (67, 70, 1, 0):
+        arrays = problem(excluded=excluded, count=count)
+        total, gradients = step(*arrays)
+        expected, *expected_gradients = oracle(*arrays)
+        np.testing.assert_allclose(total, expected, **TOLERANCE)
+        assert alone(*arrays) == pytest.approx(float(total), rel=1e-6)
+        for mine, other in zip(gradients, expected_gradients, strict=True):
+            np.testing.assert_allclose(mine, other, **TOLERANCE)
 
 
 bfloat16_sum = functools.partial(softmax.loss_sum, dtype="bfloat16")
@@ -132,9 +130,33 @@ def test_bfloat16_rounds_what_is_multiplied_and_no_more(excluded):
         assert error.max() > 2**-12 * size.max()  # it was bfloat16
 
 
+def test_one_position_alone_runs_in_bfloat16():
+    """XLA has no matmul of bfloat16 for what it can make of a loop of one step."""
+    rng = np.random.default_rng(0)
+    hidden_ND, table_VD = (rng.normal(size=(n, 64)).astype("f4") for n in (1, 33))
+    one_1 = np.ones(1, np.int32)
+    positions = Positions(one_1, np.ones(1, np.float32), one_1 - 1, np.int32(1))
+    others = positions, np.ones(33, bool), None
+
+    @jax.jit
+    def step(*arrays):  # whose compiler knows that it is one position
+        fn = lambda *arrays: bfloat16_sum(*arrays, *others)  # noqa: E731
+        return jax.value_and_grad(fn, (0, 1))(*arrays)
+
+    total, gradients = step(hidden_ND, table_VD)
+    expected, *_ = oracle(hidden_ND, table_VD, *others)
+    assert total == pytest.approx(expected, abs=2**-8)
+    assert all(np.isfinite(grad).all() for grad in gradients)
+
+
 @pytest.mark.usefixtures("device")
-def test_the_bound_on_a_loss_in_bfloat16_is_reached_and_not_passed():
+@pytest.mark.parametrize("most_kept", [0, 1])
+def test_the_bound_on_a_loss_in_bfloat16_is_reached_and_not_passed(
+    most_kept, monkeypatch
+):
     """Terms of 1 + 2^-8 and a little more all become 1 + 2^-7: log of their ratio."""
+    sizes = softmax._CPU._replace(most_kept=most_kept)
+    monkeypatch.setattr(softmax, "_CPU", sizes)
     rival = np.float32(np.log(1 + 2**-8) + 1e-5)
     table_VD = np.array([[0.0], *[[rival]] * 999], np.float32)
     zero_1 = np.zeros(1, np.int32)
@@ -218,13 +240,13 @@ def test_scores_far_apart_neither_overflow_nor_vanish():
 @pytest.mark.usefixtures("tiling")
 @pytest.mark.parametrize("excluded", [False, True])
 @pytest.mark.parametrize("longest", [1.0, 35.0, 95.0])
-@pytest.mark.parametrize("lowest", [softmax._LOWEST, np.inf])
+@pytest.mark.parametrize("lowest", [normaliser._LOWEST, np.inf])
 def test_every_shift_gives_the_loss_of_the_loop(lowest, longest, excluded, monkeypatch):
     """The target's own score, one nearer to the bound, and the highest.
 
     A row that no state points along puts the bound that far above all scores.
     """
-    monkeypatch.setattr(softmax, "_LOWEST", lowest)
+    monkeypatch.setattr(normaliser, "_LOWEST", lowest)
     hidden_ND, table_VD, *rest = problem(excluded=excluded)
     hidden_ND[:, 0], table_VD[6] = 1.0, 0.0
     hidden_ND[:, 2], table_VD[6, 2] = 0.0, longest
@@ -242,7 +264,7 @@ def test_every_shift_gives_the_loss_of_the_loop(lowest, longest, excluded, monke
 def test_the_highest_score_is_sought_only_where_the_targets_could_vanish(above, shift):
     own_N, highest_N = jnp.zeros(3), jnp.arange(3.0)
     bound_N = jnp.float32([0, above, 0])
-    shift_N = softmax._shift(own_N, bound_N, lambda: highest_N)
+    shift_N = normaliser.shift(own_N, bound_N, lambda: highest_N)
     expected_N = highest_N if shift == "highest" else [0, shift, 0]
     np.testing.assert_array_equal(shift_N, expected_N)
 
@@ -260,11 +282,11 @@ def test_a_sure_target_costs_nothing():
 def test_no_score_is_above_its_bound():
     hidden_ND, table_VD, *_ = problem(excluded=False, scale=5.0)
     score_NV = hidden_ND @ table_VD.T
-    bound_N = softmax._bound(hidden_ND, table_VD)
+    bound_N = normaliser.bound(hidden_ND, table_VD)
     longest = np.argmax(np.linalg.norm(table_VD, axis=-1))
     assert (score_NV.max(axis=-1) <= bound_N * (1 + 1e-6)).all()
     # And it is reached, by a state that points where the longest row does.
-    (reached,) = softmax._bound(table_VD[longest : longest + 1], table_VD)
+    (reached,) = normaliser.bound(table_VD[longest : longest + 1], table_VD)
     assert float(reached) == pytest.approx(float(np.square(table_VD[longest]).sum()))
 
 
@@ -278,29 +300,22 @@ def test_gradients_carry_the_cotangent():
         np.testing.assert_allclose(3 * one, three, rtol=1e-6)
 
 
-@pytest.mark.parametrize("chains", [1, 2])
-def test_chunks_side_by_side_are_those_one_by_one(chains, monkeypatch):
-    """One at a time is what a GPU does."""
-    monkeypatch.setattr(softmax, "_CPU_CHAINS", chains)
-    monkeypatch.setattr(softmax, "TILE_SCORES", 16 * 21)
-    monkeypatch.setattr(softmax, "_FEWEST_POSITIONS", 16)
-    arrays = problem(excluded=True)
-    total, gradients = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))(*arrays)
-    for mine, other in zip((total, *gradients), oracle(*arrays), strict=True):
-        np.testing.assert_allclose(mine, other, **TOLERANCE)
+@pytest.mark.parametrize("num_rows", [2, 3417, 10_922, 10_923, 54_543, 10**6])
+@pytest.mark.parametrize("num_positions", [1, 8, 17, 1024, 25_600])
+def test_tile_shape_is_bounded_by_scores_and_by_positions(num_rows, num_positions):
+    size, tile = softmax.tile_shape(num_rows, num_positions)
+    assert size % 16 == tile % 16 == 0
+    assert min(192, num_positions) <= size < num_positions + 16
+    if num_rows <= 2**21 / 192:
+        assert tile >= num_rows and size * num_rows <= 2**21
+    else:
+        assert size <= 192 and tile <= 2**14
+    # The tiles are alike but for rounding: few rows are computed for nothing.
+    num_tiles = -(-num_rows // tile)
+    assert num_tiles * tile - num_rows < 16 * num_tiles
 
 
-def test_tile_shape_is_bounded_by_scores_and_by_positions():
-    for num_rows in (2, 3417, 8192, 8193, 54_543, 10**6):
-        for num_positions in (1, 8, 9, 1024, 25_600):
-            size, tile = softmax.tile_shape(num_rows, num_positions)
-            assert size % 8 == 0 and size < num_positions + 8
-            assert size * tile <= softmax.TILE_SCORES and tile <= num_rows
-            assert size >= min(192, num_positions)
-            assert tile == num_rows or size <= 192
-
-
-@pytest.mark.parametrize("num_rows", [3417, 60_000])
+@pytest.mark.parametrize("num_rows", [3417, 60_000, 200_000])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_memory_is_that_of_a_few_tiles(num_rows, dtype):
     """Beyond the table's gradient, a large problem takes no more than a small one."""
@@ -315,4 +330,5 @@ def test_memory_is_that_of_a_few_tiles(num_rows, dtype):
     compiled = step.lower(hidden, shapes[1], positions, *shapes[3:]).compile()
     temp_bytes = compiled.memory_analysis().temp_size_in_bytes
     size, tile = softmax.tile_shape(num_rows, 25_600)
-    assert 0 < temp_bytes < 3 * 4 * size * tile
+    num_kept = num_rows if num_rows < 10 * 2**14 else tile
+    assert 0 < temp_bytes < 4 * size * (num_kept + 2 * tile)
