@@ -157,7 +157,11 @@ def softmax_variants() -> Iterator[Variant]:
 def softmax_of(
     name: str, num_rows: int, num_positions: int, tiles: list[tuple[int, int]]
 ) -> Iterator[Variant]:
-    """Tiles of one shape; a table's first also with terms computed twice."""
+    """Tiles in float32; the first and the shipped one in bfloat16 too; and the shipped
+    one without keeping exponentials.
+
+    A program computes the loss `REPEATS` times, each followed by a step of momentum.
+    """
     keys = jax.random.split(jax.random.key(0), 3)
     positions = softmax.Positions(
         jax.random.randint(keys[2], (num_positions,), 1, num_rows),
@@ -172,10 +176,10 @@ def softmax_of(
         jnp.arange(num_rows) > 0,
     )
 
-    def step(tile: tuple[int, int], most_kept: int, dtype: str) -> Callable:
-        sizes = softmax._CPU._replace(most_kept=most_kept)
+    def descent(tile: tuple[int, int], *, most_kept=10**6, dtype="float32") -> Callable:
+        sizes = softmax._sizes()._replace(most_kept=most_kept)
 
-        def descend(_, tables, others):
+        def step(_, tables, others):
             table_VD, mean_VD = tables
             hidden_ND, positions, allowed_V = others
             total, (hidden_grad_ND, table_grad_VD) = jax.value_and_grad(
@@ -186,31 +190,26 @@ def softmax_of(
             return table_VD - mean_VD, mean_VD + 1e-9 * hidden_grad_ND.sum()
 
         def fn(hidden_ND, table_VD, *others):
-            step = partial(descend, others=(hidden_ND, *others))
             start = table_VD, jnp.zeros_like(table_VD)
-            with setting(softmax, tile_shape=lambda *shape: tile, _CPU=sizes):
-                return jax.lax.fori_loop(0, REPEATS, step, start)
+            body = partial(step, others=(hidden_ND, *others))
+            with setting(softmax, tile_shape=lambda *_: tile, _sizes=lambda: sizes):
+                return jax.lax.fori_loop(0, REPEATS, body, start)
 
         return fn
 
     shipped = softmax.tile_shape(num_rows, num_positions)
-    everything = 10**6
     for tile in tiles:
         mark = " (shipped)" if tile == shipped else ""
-        fn = step(tile, everything, "float32")
-        yield f"softmax {name}: tile {tile}{mark}", fn, arguments
-    for tile in {shipped, tiles[0]}:
-        fn = step(tile, everything, "bfloat16")
+        yield f"softmax {name}: tile {tile}{mark}", descent(tile), arguments
+    for tile in (tiles[0], shipped):
+        fn = descent(tile, dtype="bfloat16")
         yield f"softmax {name}: tile {tile}, bfloat16", fn, arguments
-    twice = step(shipped, 0, "float32")
-    yield f"softmax {name}: tile {shipped}, terms computed twice", twice, arguments
+    twice = descent(shipped, most_kept=0)
+    yield f"softmax {name}: tile {shipped}, twice", twice, arguments
 
 
 def interleaved(variants: list[Variant]) -> list[dict]:
-    """Milliseconds of each variant: median and range over the rounds.
-
-    Of a softmax a program has several, each with a step of the table.
-    """
+    """Milliseconds of each variant: median and range over the rounds."""
     programs = {
         name: (jax.jit(fn).lower(*arguments).compile(), arguments)
         for name, fn, arguments in variants
@@ -252,7 +251,7 @@ def main() -> None:
         for row in interleaved(list(variants())):
             low, high = row["spread"]
             print(
-                f"{row['system']:<44}{row['ms']:8.1f} ms  ({low:.1f} to {high:.1f})"
+                f"{row['system']:<48}{row['ms']:8.1f} ms  ({low:.1f} to {high:.1f})"
                 f"{row['temp_mb']:8.0f} MB",
                 flush=True,
             )

@@ -80,7 +80,7 @@ def ce(
     *,
     dtype: str = "float32",
 ) -> tuple[Array, Array]:
-    """Full softmax cross-entropy, never storing more than a tile of the scores.
+    """Full softmax cross-entropy, scores in memory for some positions at a time.
 
     sum_n w_n (logsumexp_{v in C_n} s_nv - s_n,target), s = hidden table^T, where C_n is
     the allowed items less the excluded ones of n's sequence, and always the target.

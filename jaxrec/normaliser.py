@@ -21,11 +21,11 @@ _HIGHEST, _LOWEST = 70.0, -45.0
 
 
 class Sums(NamedTuple):
-    """What is known of some positions from the tiles so far.
+    """What is known of some positions from the tiles so far; each [N] or [n].
 
-    shift: what scores are lowered by before they are exponentiated.
-    share: the sum of exp(score - shift) over what competes.
-    own: the target's score.
+    shift: float32, what scores are lowered by before they are exponentiated.
+    share: float32, the sum of exp(score - shift) over what competes.
+    own: float32, the target's score.
     is_missing: bool, whether the target is in a tile, but does not compete.
     """
 
@@ -57,7 +57,7 @@ class Sums(NamedTuple):
         )
 
     def scale(self, weight: Array) -> Array:
-        """The weight over the normaliser."""
+        """The weight over the normaliser; `weight` is float32, as long as the sums."""
         total = self.total()
         return weight / jnp.where(total > 0, total, 1)
 

@@ -1,14 +1,14 @@
 """Softmax cross-entropy against a whole table of items, without the scores in memory.
 
-Scores exist one tile at a time, of some positions and some rows of the table. The
-gradients are formed while the loss is: in the backward pass they are only scaled.
+Positions are worked on in chunks, and the table in tiles. The gradients are formed
+while the loss is: in the backward pass they are only scaled.
 
-Three matmuls do where the terms of a normaliser are kept until it is known: the scores,
-and from their exponentials both gradients. That is the way as long as the terms of some
-positions against the whole table are few. Of a larger table every tile is computed
-twice, once for the normaliser and once for the gradients: a fourth matmul, but no more
-than a tile is held. (Scores further apart than real ones get are computed once more,
-for the highest.) benchmarks/cpu_choices.py has the times.
+Of a table of up to ten tiles a chunk's exponentials are kept until their sum is known,
+at most those of 192 positions on a CPU: three matmuls do, the scores and from their
+exponentials both gradients. Of a larger table every tile is computed twice, once for
+the sums and once for the gradients: a fourth matmul, but no more than a tile is held.
+(Scores further apart than real ones get are computed once more, for the highest.)
+benchmarks/cpu_choices.py has the times, benchmarks/memory.py the bytes.
 """
 
 from collections.abc import Callable
@@ -42,9 +42,11 @@ Array = jax.Array
 class _Sizes(NamedTuple):
     """What `tile_shape` goes by.
 
-    A tile has so many scores, of all rows, where it then has the fewest positions or
-    more; else so many positions, and the table has as few tiles as have no more than so
-    many rows. Terms are kept of no more tiles than `most_kept`.
+    scores: of a tile that is as wide as the table.
+    fewest_positions: with fewer in such a tile, the table is cut.
+    positions: of a tile of a table that is cut.
+    most_rows: of such a tile.
+    most_kept: tiles of a chunk whose exponentials are kept at once.
     """
 
     scores: int
@@ -55,25 +57,29 @@ class _Sizes(NamedTuple):
 
 
 # On a CPU smaller tiles make the matmuls too thin, and of larger ones more falls out of
-# the cache: 2^21 float32 are 8 MiB. Kept are 120 MiB at the most, of 163,840 rows.
-_CPU = _Sizes(2**21, 192, 192, 2**14, 10)
+# the cache: 2^21 float32 are 8 MiB. 120 MiB of exponentials are kept at the most.
+_CPU = _Sizes(
+    scores=2**21, fewest_positions=192, positions=192, most_rows=2**14, most_kept=10
+)
 # A GPU begins every operation of a tile anew, which takes microseconds: fewer, larger
 # tiles. By arithmetic, not measured yet; the part "tiles" of benchmarks.gpu compares.
-_GPU = _Sizes(2**26, 512, 4096, 2**14, 1)
+_GPU = _Sizes(
+    scores=2**26, fewest_positions=512, positions=4096, most_rows=2**14, most_kept=1
+)
 
 
 def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
     """Positions and table rows of a tile, from the shapes and the kind of device.
 
-    Both are multiples of 16, which bfloat16 needs to be fast: the only tile of a table
-    may be longer than it.
+    Both are multiples of 16, which bfloat16 needs to be fast. So where the table is one
+    tile, the tile may have more rows than the table.
 
     On a CPU:
     >>> tile_shape(3_417, 25_600), tile_shape(54_543, 6_400)
     ((608, 3424), (192, 13648))
     """
     sizes = _sizes()
-    size, num_tiles = sizes.scores // num_rows // 16 * 16, 1
+    size, num_tiles = sizes.scores // _rounded_up(num_rows) // 16 * 16, 1
     if size < sizes.fewest_positions:
         size, num_tiles = sizes.positions, -(-num_rows // sizes.most_rows)
     return min(size, _rounded_up(num_positions)), _rounded_up(-(-num_rows // num_tiles))
@@ -238,6 +244,7 @@ def _once(problem: _Problem):
     """
     hidden_ND, table = problem.hidden.hidden_ND, problem.table
     tiles = [tile_of(table, j) for j in range(table.num_tiles)]
+    # Not from the scores of several tiles: all would be held until it is known.
     shift_N = None if len(tiles) == 1 else _shift_ahead(problem)
 
     def body(chunk: Chunk, carry):
@@ -267,7 +274,7 @@ def _once(problem: _Problem):
 def _terms(
     problem: _Problem, chunk: Chunk, tiles: list[Tile], shift_N: Array | None
 ) -> tuple[Sums, list[Array]]:
-    """The sums of a chunk, and what they are of in each tile.
+    """The sums of a chunk, and the exponentials that they are of in each tile.
 
     Args:
       shift_N: None for the only tile, which has the scores of all targets.
@@ -288,7 +295,7 @@ def _terms(
 
 
 def _joined(grads_DC: tuple[Array, ...], num_rows: int) -> Array:
-    """[V, D], of which the last tile begins where the one ahead of it ends."""
+    """[V, D]; of the last tile without the rows that it shares with the one before."""
     *firsts, last_DC = grads_DC
     num_shared = sum(x.shape[1] for x in grads_DC) - num_rows
     return jnp.concatenate([*(x.T for x in firsts), last_DC[:, num_shared:].T])

@@ -291,7 +291,7 @@ def test_sum_is_linear_in_the_weights(form):
 def test_jit_equals_eager(form):
     arrays = problem(form)
     _, expected = gradients(form, *arrays)
-    # Eager, and without gradients, which for ce is another way through the code.
+    # Eager, and without gradients.
     eager = LOSSES[form](*jax.tree.map(jnp.asarray, arrays))
     assert_close(jax.device_get(eager), np.array(expected), rtol=1e-6)
 

@@ -102,7 +102,7 @@ CASES = (
     Case("beauty", 54_543, 720, 64),
     Case("a million items", 1_000_001, 25_600, 128),
 )
-SMALL_CASES = (Case("tiny", 300, 40, 8, ((16, 300), (16, 150))),)
+SMALL_CASES = (Case("tiny", 300, 40, 8, ((16, 304), (16, 160))),)
 
 
 def cases(flags: Flags) -> tuple[Case, ...]:
@@ -143,33 +143,65 @@ def softmax_program(
         )
 
 
-def tiles_of(case: Case) -> Iterator[tuple[int, int]]:
-    """Tiles to try: (positions, rows of the table), that are neither tiny nor huge."""
-    yield from case.tiles
+class Tiling(NamedTuple):
+    """Positions and rows of a tile, and whether a chunk's exponentials are kept."""
+
+    positions: int
+    rows: int
+    is_kept: bool
+
+    def setting(self) -> AbstractContextManager[Any]:
+        """In which `softmax` is traced with it."""
+        most_kept = 10**6 if self.is_kept else 0
+        sizes = softmax._sizes()._replace(most_kept=most_kept)
+        return mock.patch.multiple(
+            softmax, tile_shape=lambda *_: self[:2], _sizes=lambda: sizes
+        )
+
+
+def shipped_tiling(case: Case) -> Tiling:
+    positions, rows = softmax.tile_shape(case.rows, case.positions)
+    num_tiles = -(-case.rows // rows)
+    return Tiling(positions, rows, num_tiles <= softmax._sizes().most_kept)
+
+
+def tilings(case: Case) -> Iterator[Tiling]:
+    """To try: neither tiny tiles nor huge ones, nor many that are kept at once."""
+    tiles = list(case.tiles)
     for parts in (64, 16, 4, 1):
-        size = -(-case.positions // parts // 8) * 8
-        for rows in (2_048, 8_192, 32_768, 131_072, case.rows):
-            tile = size, min(rows, case.rows)
+        positions = -(-case.positions // parts // 16) * 16
+        for rows in (2_048, 8_192, 32_768, 131_072, -(-case.rows // 16) * 16):
+            tile = positions, rows
             if FEWEST_SCORES <= tile[0] * tile[1] <= MOST_SCORES:
-                yield tile
+                tiles.append(tile)
+    for positions, rows in tiles:
+        num_tiles = -(-case.rows // rows)
+        yield Tiling(positions, rows, is_kept=False)
+        if num_tiles <= 16 and positions * rows * num_tiles <= MOST_SCORES:
+            yield Tiling(positions, rows, is_kept=True)
 
 
 def tile_rows(case: Case) -> list[Row]:
-    """The shipped tile and others."""
+    """The shipped tiling and others."""
     arguments = softmax_arguments(case)
-    shipped = softmax.tile_shape(case.rows, case.positions)
+    shipped = shipped_tiling(case)
 
-    def maker(tile: tuple[int, int]) -> Variant:
-        patch = mock.patch.object(softmax, "tile_shape", lambda *sizes: tile)
-        program = softmax_program(arguments, patch)
-        row: Row = {"tile_positions": tile[0], "tile_rows": tile[1]}
-        row["temp_mb"] = measure.temp_mb(program)
+    def maker(tiling: Tiling) -> Variant:
+        program = softmax_program(arguments, tiling.setting())
+        row: Row = {
+            "tile_positions": tiling.positions,
+            "tile_rows": tiling.rows,
+            "is_kept": tiling.is_kept,
+            "temp_mb": measure.temp_mb(program),
+        }
         return Variant(row, measure.repeated(program, arguments, times()), times())
 
     make = {SHIPPED: partial(maker, shipped)}
-    for tile in tiles_of(case):
-        if tile != shipped:
-            make["{} x {}".format(*tile)] = partial(maker, tile)
+    for tiling in tilings(case):
+        if tiling != shipped:
+            way = "kept" if tiling.is_kept else "computed twice"
+            name = f"{tiling.positions} x {tiling.rows}, {way}"
+            make[name] = partial(maker, tiling)
     return in_turn(make, {"loss": case.name})
 
 
