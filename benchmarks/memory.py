@@ -3,7 +3,7 @@
     python -m benchmarks.memory
 
 A training step (encoder, full cross-entropy, Adam) as it is shipped, on packed rows and
-with the scores a tile at a time, against the program that one writes first: padded
+with the scores of some positions at a time, against what one writes first: padded
 windows, and the scores of every position and item stored. Then a step on a catalogue of
 a million items in a process of its own, by its peak of resident memory.
 """

@@ -170,7 +170,8 @@ def trained(case: Case, num_steps: int, split: Split) -> Variant:
 def measured(axis: str, scale: Scale, seconds: float) -> list[dict[str, Any]]:
     """The rows of an axis."""
     is_epoch = axis == "window"
-    num_steps = 4 * scale.num_steps if is_epoch else scale.num_steps
+    # Of an epoch many: its batches are less alike the longer the windows are.
+    num_steps = 32 * scale.num_steps if is_epoch else scale.num_steps
     variants = []
     for case in AXES[axis](scale):
         split = split_of(case, num_steps, is_epoch)

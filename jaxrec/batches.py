@@ -213,7 +213,7 @@ def assign_slots(
 
 
 # Row counts are rounded up to this, so that few of them, and few compilations, occur.
-_ROW_MULTIPLE = 4
+_ROW_MULTIPLE = 2
 
 
 def plan_batches(

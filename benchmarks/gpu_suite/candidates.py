@@ -170,8 +170,8 @@ def tilings(case: Case) -> Iterator[Tiling]:
     tiles = list(case.tiles)
     for parts in (64, 16, 4, 1):
         positions = -(-case.positions // parts // 16) * 16
-        for rows in (2_048, 8_192, 32_768, 131_072, -(-case.rows // 16) * 16):
-            tile = positions, rows
+        for rows in (2_048, 8_192, 32_768, 131_072, case.rows):
+            tile = positions, -(-min(rows, case.rows) // 16) * 16
             if FEWEST_SCORES <= tile[0] * tile[1] <= MOST_SCORES:
                 tiles.append(tile)
     for positions, rows in tiles:
