@@ -120,7 +120,6 @@ def executed(tmp_path_factory) -> dict:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".cache" / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiles twice as fast
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.getenv("PYTHONPATH", "")]),
         # A home of their own: no setting and no data set of the person who tests.
         "IPYTHONDIR": str(folder / "ipython"),
