@@ -59,15 +59,16 @@ MEMORY_BARS = {
 }
 NOTES = [
     "An epoch is the median step times the steps of an epoch, a short last batch "
-    "counted as the part that it is; waiting for the next batch is in it, reading the "
-    "data and validation are not. Compiling is apart. Seconds and ratios are medians "
-    "over the rounds.",
+    "counted as the part that it is, but in ours as a whole one, since its encoder "
+    "computes all rows; waiting for the next batch is in it, reading the data and "
+    "validation are not. Compiling is apart. Seconds and ratios are medians over the "
+    "rounds.",
     "Memory is the peak of the process that trains, the whole of its run: the least of "
     "the settings.",
     "Settings: 'memory kept' tells the C library to keep freed memory and PyTorch to "
     "use huge pages; '2 loaders' are processes that prepare batches; 'buckets of 32' "
     "is RePlay's encoder for windows of like length; 'bf16-mixed' is Lightning's. We "
-    "run as installed, and with loss.dtype=bfloat16.",
+    "run as installed, and with loss.dtype=bfloat16. torch.compile was not tried.",
     "dtype: 'float32' is the fastest setting of float32 beside ours, 'any' the fastest "
     "of all beside the fastest of ours, and bars are judged in both. bf16-mixed is of "
     "the whole of a peer's model; ours is of the gradients' matmuls of the softmax.",
@@ -133,6 +134,7 @@ def row(
         "method": method,
         "system": f"{TITLES[system]} {runs[0].line['version']}",
         "setting": best,
+        "rounds": len(runs),
         "seconds_per_epoch": seconds,
         "spread": spread,
         "tokens_per_s": round(statistics.median(one.tokens_per_s for one in runs)),

@@ -66,7 +66,7 @@ def main() -> None:
     protocol.report(
         version=__version__,
         versions=record.versions(),
-        steps_per_epoch=len(run.user_N) / protocol.BATCH_SIZE,
+        steps_per_epoch=len(run.plan(0).user_SB),
         step_seconds=step_seconds,
         tokens_per_step=num_tokens / num_steps,
         compile_s=run.progress.compile_s,

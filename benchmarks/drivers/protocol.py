@@ -67,7 +67,8 @@ def report(
     Args:
       version: of the system.
       versions: of the packages that it computes with.
-      steps_per_epoch: a short last batch counts as the part of a batch that it is.
+      steps_per_epoch: a short last batch counts as the part of a batch that it is, or
+        as a whole one where it costs as much.
       step_seconds: from the end of a step to the end of the next, its data included;
         where several are one dispatch, one number for each dispatch, a step's share.
       tokens_per_step: positions with a target, the mean over the steps.
