@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxrec import record
+from jaxrec import backend, record
 
 RESULTS = Path(__file__).parent / "results"
 MIB = 2**20
@@ -126,7 +126,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return backend.is_cpu()
 
 
 def file_name(device: str) -> str:

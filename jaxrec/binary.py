@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec import backend
+
 Array = jax.Array
 
 # Floats of the negatives' rows that a block gathers; and positions of it, at the least
@@ -67,7 +69,7 @@ def _over_blocks(hidden_ND, table_VD, positions: Positions, beta):
     num_positions, width = hidden_ND.shape
     num_negatives = positions.negative_NS.shape[1]
     size = max(_FEWEST_POSITIONS, _BLOCK_FLOATS // (num_negatives * width))
-    if jax.default_backend() == "cpu":
+    if backend.is_cpu():
         size = min(size, _CPU_MOST_POSITIONS)
     size = min(size, num_positions)
     padding = -num_positions % size

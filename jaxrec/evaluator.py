@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import batches, metrics, ranking
+from jaxrec import backend, batches, metrics, ranking
 from jaxrec.batches import Log
 from jaxrec.data import Holdout, Split
 from jaxrec.errors import InputError
@@ -150,8 +150,8 @@ def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
 
     Else as many for each chunk, or the last one would be mostly empty.
     """
-    is_cpu = jax.default_backend() == "cpu"
-    most = max(1024, (_CHUNK_SCORES if is_cpu else _GPU_CHUNK_SCORES) // batch_size)
+    scores = _CHUNK_SCORES if backend.is_cpu() else _GPU_CHUNK_SCORES
+    most = max(1024, scores // batch_size)
     if num_table_rows <= most:
         return None
     return -(-num_table_rows // -(-num_table_rows // most))

@@ -30,7 +30,7 @@ class Progress:
       steps_done: steps of the unfinished epoch that are done.
       loss_sum, weight_sum: of those steps.
       best_value, best_epoch: of the monitored metric; the epoch counts from 1.
-      epoch_s: seconds in the steps of the unfinished epoch.
+      epoch_s: seconds in planning the unfinished epoch and in its steps.
       train_s, compile_s, total_s: seconds in steps, in compiling them, and in all, the
         reading of the data and the last ranking included.
     """
@@ -121,6 +121,7 @@ class Run:
         # One row count for all epochs but the rare one that needs more, a function of
         # the plans alone: a resumed run compiles, and draws, the same.
         self.num_rows = max(self.plan(epoch).num_rows for epoch in range(3))
+        self.planned: dict[int, Plan] = {}  # by epoch, ahead of it
         self.compiled: dict[tuple[int, int], jax.stages.Compiled] = {}
         self.progress = Progress()
         # Sums of dispatches that the device may still be at, and when it was last seen.
@@ -193,9 +194,15 @@ class Run:
         return dispatch_sizes(len(plan.user_SB), most)
 
     def train_epoch(self, writers: Sequence[Writer], interrupted: list[int]) -> None:
-        """The steps of an epoch that are not done yet."""
+        """The steps of an epoch that are not done yet.
+
+        The next epoch is planned while the device is at this one's last steps: it waits
+        for the host before the first epoch alone. Either way planning is in `epoch_s`.
+        """
         progress = self.progress
-        plan = self.plan(progress.epoch)
+        began = time.monotonic()
+        plan = self.planned.pop(progress.epoch, None) or self.plan(progress.epoch)
+        progress.epoch_s += time.monotonic() - began
         num_steps = len(plan.user_SB)
         first = 0
         for size in self.dispatch_sizes(plan):
@@ -209,7 +216,7 @@ class Run:
                 max(self.num_rows, plan.num_rows),
             )
             progress.steps_done = first
-            if progress.epoch_s > 0:
+            if progress.weight_sum > 0:
                 rate = progress.weight_sum / progress.epoch_s
                 for writer in writers:
                     writer.tick(first / num_steps, rate)
@@ -217,6 +224,7 @@ class Run:
                 if interrupted:
                     self.stop()
                 self.save_if_due()
+        self.planned = {progress.epoch + 1: self.plan(progress.epoch + 1)}
         self.settle()
 
     def dispatch(self, user_SB: np.ndarray, slot_SB: np.ndarray, num_rows: int) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrec import backend
 from jaxrec.score_tiles import rounded
 
 Array = jax.Array
@@ -82,7 +83,7 @@ def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets, dtype: str):
     """(sum, dhidden, dtable): a few sets at a time, the largest first."""
     num_sets, most, _ = hidden_GMD.shape
     size, block = _SETS, _POSITIONS
-    if jax.default_backend() != "cpu":
+    if not backend.is_cpu():
         size, block = _GPU_SETS, _GPU_POSITIONS
     size, block = min(size, num_sets), min(block, most)
     # Fillers read past the end: sets without a position, whose gradients are dropped.

@@ -4,10 +4,11 @@ Positions are worked on in chunks, and the table in tiles. The gradients are for
 while the loss is: in the backward pass they are only scaled.
 
 Of a table of up to ten tiles a chunk's exponentials are kept until their sum is known,
-at most those of 192 positions on a CPU: three matmuls do, the scores and from their
+on a CPU 120 MiB of them at the most: three matmuls do, the scores and from their
 exponentials both gradients. Of a larger table every tile is computed twice, once for
 the sums and once for the gradients: a fourth matmul, but no more than a tile is held.
-(Scores further apart than real ones get are computed once more, for the highest.)
+(Where scores may be more than 115 nats above a target's, which no trained run that was
+looked at has reached, they are computed once more, for the highest.)
 benchmarks/cpu_choices.py has the times, benchmarks/memory.py the bytes.
 """
 
@@ -18,12 +19,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxrec import normaliser
+from jaxrec import backend, normaliser
 from jaxrec.normaliser import Sums
 from jaxrec.score_tiles import (
     Chunk,
     Hidden,
     Positions,
+    Scores,
     Table,
     Tile,
     chunk_of,
@@ -86,7 +88,7 @@ def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
 
 
 def _sizes() -> _Sizes:
-    return _CPU if jax.default_backend() == "cpu" else _GPU
+    return _CPU if backend.is_cpu() else _GPU
 
 
 def _rounded_up(size: int) -> int:
@@ -112,10 +114,13 @@ def loss_sum(
       allowed_V: bool.
       excluded_BX: int32 rows of the table, 0-padded, or None.
       dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply.
-        Scores and all sums are float32. With bfloat16 a term of the denominator is off
-        by 2^-8 of itself at the most, so the loss of a position by .004 nats, and a
-        gradient by 3 2^-8 of the sum of its terms' sizes; and see `score_tiles` for
-        scores.
+        Scores and all sums are float32. With float32, against 54,543 rows of width 64,
+        a position's loss is off from float64 by 2^-19 nats in the mean, and a gradient
+        by 2^-17 of the sum of its terms' sizes at the most (tests/test_softmax.py);
+        where a GPU multiplies it as TF32, a factor by 2^-11 of itself. With bfloat16 a
+        term of the denominator is off by 2^-8 of itself at the most, so the loss of a
+        position by .004 nats, and a gradient by 3 2^-8 of the sum of its terms' sizes;
+        and see `score_tiles` for scores.
 
     Returns:
       A float32 scalar, with gradients to hidden_ND and table_VD, float32.
@@ -230,17 +235,20 @@ def _less_own(problem: _Problem, sums_N: Sums, hidden_grad_ND, table_grad_VD):
     In a tile that would be one more pass over all scores; here it is N rows.
     """
     target_N, weight_N = problem.positions.target_N, problem.positions.weight_N
-    own_hidden_ND, own_row_ND = own_gradients_of(
+    owed = own_gradients_of(
         problem.hidden, problem.table, target_N, sums_N.share, sums_N.scale(weight_N)
     )
+    if owed is None:
+        return hidden_grad_ND, table_grad_VD
+    own_hidden_ND, own_row_ND = owed
     return hidden_grad_ND - own_hidden_ND, table_grad_VD.at[target_N].add(-own_row_ND)
 
 
 def _once(problem: _Problem):
     """(sums, dhidden, dtable), chunk by chunk of positions, each against all tiles.
 
-    The gradients are of all that competes. The loop over the tiles is unrolled: in a
-    loop of the program their terms would be copied.
+    The gradients may still have the targets' shares in them: see `_less_own`. The loop
+    over the tiles is unrolled: in a loop of the program their terms would be copied.
     """
     hidden_ND, table = problem.hidden.hidden_ND, problem.table
     tiles = [tile_of(table, j) for j in range(table.num_tiles)]
@@ -249,11 +257,12 @@ def _once(problem: _Problem):
 
     def body(chunk: Chunk, carry):
         sums_N, hidden_grad_ND, table_grads_DC = carry
-        sums_n, terms = _terms(problem, chunk, tiles, shift_N)
+        all_scores = [scores_of(chunk, tile) for tile in tiles]
+        sums_n, terms = _terms(problem, chunk, all_scores, shift_N)
         scale_n = sums_n.scale(chunk.weight_n)
         gradients = [
-            gradients_of(chunk, tile, exp_nC, scale_n)
-            for tile, exp_nC in zip(tiles, terms, strict=True)
+            gradients_of(chunk, tile, scores.less_share(exp_nC, sums_n.share), scale_n)
+            for tile, scores, exp_nC in zip(tiles, all_scores, terms, strict=True)
         ]
         hidden_grads_nD, some_DC = zip(*gradients, strict=True)
         return (
@@ -272,14 +281,14 @@ def _once(problem: _Problem):
 
 
 def _terms(
-    problem: _Problem, chunk: Chunk, tiles: list[Tile], shift_N: Array | None
+    problem: _Problem, chunk: Chunk, all_scores: list[Scores], shift_N: Array | None
 ) -> tuple[Sums, list[Array]]:
     """The sums of a chunk, and the exponentials that they are of in each tile.
 
     Args:
+      all_scores: of each tile.
       shift_N: None for the only tile, which has the scores of all targets.
     """
-    all_scores = [scores_of(chunk, tile) for tile in tiles]
     if shift_N is None:
         (scores,) = all_scores
         bound_n = _at(problem.bound_N, chunk)
@@ -304,7 +313,7 @@ def _joined(grads_DC: tuple[Array, ...], num_rows: int) -> Array:
 def _twice(problem: _Problem):
     """(sums, dhidden, dtable), tile by tile of the table, each against all chunks.
 
-    The gradients are of all that competes.
+    The gradients may still have the targets' shares in them: see `_less_own`.
     """
     table = problem.table
     sums_N = _sums(problem)
@@ -317,9 +326,11 @@ def _twice(problem: _Problem):
         def differentiate(chunk: Chunk, carry):
             hidden_grad_ND, table_grad_DC = carry
             shift_n = _at(sums_N.shift, chunk)
-            exp_nC = scores_of(chunk, tile).exp_nC(shift_n, table.dtype)
+            scores = scores_of(chunk, tile)
+            exp_nC = scores.exp_nC(shift_n, table.dtype)
+            rest_nC = scores.less_share(exp_nC, _at(sums_N.share, chunk))
             hidden_grad_nD, some_grad_DC = gradients_of(
-                chunk, tile, exp_nC, _at(scale_N, chunk)
+                chunk, tile, rest_nC, _at(scale_N, chunk)
             )
             hidden_grad_nD += _at(hidden_grad_ND, chunk)
             hidden_grad_ND = _put(hidden_grad_ND, hidden_grad_nD, chunk)

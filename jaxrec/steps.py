@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrec import batches, models
+from jaxrec import backend, batches, models
 from jaxrec.batches import Batch, Log, Packing
 from jaxrec.checkpoint import TrainState
 from jaxrec.objectives import Items, Objective
@@ -97,7 +97,7 @@ def encode_rows(params, encoder, rows, dropout_key) -> Array:
     """
     num_rows, row_length = rows[0].shape
     num_parts = 1
-    if jax.default_backend() == "cpu":
+    if backend.is_cpu():
         num_parts = max(1, min(_CPU_PARTS, num_rows * row_length // _PART_TOKENS))
     edges = [i * num_rows // num_parts for i in range(num_parts + 1)]
     parts = [

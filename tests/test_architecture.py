@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(jaxrec.__file__).parent
 
 # The ground floor, the pure rooms above it, then all that is not named here, and the
 # commands on top. A room imports rooms of its own storey and of those below.
-GROUND = {"errors"}
+GROUND = {"backend", "errors"}
 PURE = {
     "attention",
     "binary",

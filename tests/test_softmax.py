@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import normaliser, score_tiles, softmax
+from jaxrec import backend, normaliser, score_tiles, softmax
 from jaxrec.softmax import Positions
 
 NUM_POSITIONS, NUM_ROWS, WIDTH = 70, 53, 3
@@ -47,6 +47,7 @@ TOLERANCE = {"rtol": 1e-5, "atol": 2e-6}
 def tiling(request, monkeypatch):
     shape, sizes = TILINGS[request.param]
     monkeypatch.setattr(softmax, "_CPU", sizes)
+    monkeypatch.setattr(softmax, "_GPU", sizes)
     assert softmax.tile_shape(NUM_ROWS, NUM_POSITIONS) == shape
     return request.param
 
@@ -102,11 +103,17 @@ def oracle(
     return total, hidden_grad_ND, table_grad_VD
 
 
-@pytest.mark.usefixtures("tiling")
+@pytest.fixture(params=["cpu", "another device"])
+def device(request, monkeypatch):
+    """The other way that scores and roundings are made in, on whatever there is."""
+    monkeypatch.setattr(backend, "is_cpu", lambda: request.param == "cpu")
+
+
+@pytest.mark.usefixtures("tiling", "device")
 @pytest.mark.parametrize("excluded", [False, True])
 def test_loss_and_gradients_are_those_of_the_loop(excluded):
-    step = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))
-    # A function of its own: what was traced of another tiling would be found again.
+    # Functions of its own: what was traced of another tiling would be found again.
+    step = jax.jit(jax.value_and_grad(lambda *x: softmax.loss_sum(*x), (0, 1)))
     alone = jax.jit(lambda *arrays: softmax.loss_sum(*arrays))
     for count in (67, 70, 1, 0):
         arrays = problem(excluded=excluded, count=count)
@@ -124,12 +131,6 @@ bfloat16_sum = functools.partial(softmax.loss_sum, dtype="bfloat16")
 def bfloat16_fn(*arrays):
     """Value and gradients; traced anew, since what it is made of is exchanged."""
     return jax.jit(lambda *x: jax.value_and_grad(bfloat16_sum, (0, 1))(*x))(*arrays)
-
-
-@pytest.fixture(params=["cpu", "another device"])
-def device(request, monkeypatch):
-    """The other way that scores and roundings are made in, on whatever there is."""
-    monkeypatch.setattr(score_tiles, "_is_cpu", lambda: request.param == "cpu")
 
 
 @pytest.mark.usefixtures("tiling", "device")
@@ -178,6 +179,7 @@ def test_the_bound_on_a_loss_in_bfloat16_is_reached_and_not_passed(
     """Terms of 1 + 2^-8 and a little more all become 1 + 2^-7: log of their ratio."""
     sizes = softmax._CPU._replace(most_kept=most_kept)
     monkeypatch.setattr(softmax, "_CPU", sizes)
+    monkeypatch.setattr(softmax, "_GPU", sizes)
     rival = np.float32(np.log(1 + 2**-8) + 1e-5)
     table_VD = np.array([[0.0], *[[rival]] * 999], np.float32)
     zero_1 = np.zeros(1, np.int32)
@@ -187,21 +189,38 @@ def test_the_bound_on_a_loss_in_bfloat16_is_reached_and_not_passed(
     assert 0.99 * 2**-8 < error < 2**-8
 
 
+def sure_targets():
+    """A problem in which only the target itself competes, missing or not."""
+    hidden_ND, table_VD, positions, *_ = problem(excluded=False)
+    yield hidden_ND, table_VD, positions, np.zeros(len(table_VD), bool), None
+    target_N = np.where(positions.weight_N > 0, 3, 0).astype(np.int32)
+    positions = positions._replace(target_N=target_N)
+    yield hidden_ND, table_VD, positions, np.arange(len(table_VD)) == 3, None
+
+
 @pytest.mark.usefixtures("tiling", "device")
 def test_a_sure_target_has_no_gradient_in_bfloat16_either():
     """What is taken off for it is what was added for it, rounded alike."""
-    hidden_ND, table_VD, positions, *_ = problem(excluded=False)
-    # Only the target itself competes, missing or not.
-    for is_allowed in (False, True):
-        allowed_V = np.full(len(table_VD), is_allowed)
-        if is_allowed:
-            positions = positions._replace(
-                target_N=np.where(positions.weight_N > 0, 3, 0).astype(np.int32)
-            )
-            allowed_V = np.arange(len(table_VD)) == 3
-        arrays = (hidden_ND, table_VD, positions, allowed_V, None)
+    for arrays in sure_targets():
         total, gradients = bfloat16_fn(*arrays)
-        assert abs(total) < 2**-8 * positions.weight_N.sum()
+        assert abs(total) < 2**-8 * arrays[2].weight_N.sum()
+        for grad in gradients:
+            np.testing.assert_allclose(grad, 0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("tiling")
+def test_a_sure_target_has_no_gradient_where_matmuls_round_to_tf32(monkeypatch):
+    """As on a GPU by default. Adam would make whole steps of what is left over."""
+
+    def dot(a, b):
+        a, b = (jax.lax.reduce_precision(x, 8, 10) for x in (a, b))
+        return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+    monkeypatch.setattr(backend, "is_cpu", lambda: False)
+    monkeypatch.setattr(score_tiles, "_dot", dot)
+    step = jax.value_and_grad(lambda *x: softmax.loss_sum(*x), (0, 1))
+    for arrays in sure_targets():
+        _, gradients = jax.jit(step)(*arrays)
         for grad in gradients:
             np.testing.assert_allclose(grad, 0, atol=1e-5)
 
@@ -281,6 +300,37 @@ def test_every_shift_gives_the_loss_of_the_loop(lowest, excluded, monkeypatch):
         tolerance = {"rtol": 1e-5, "atol": max(2e-6, 1e-6 * longest)}
         for mine, other in zip((total, *gradients), oracle(*arrays), strict=True):
             np.testing.assert_allclose(mine, other, **tolerance)
+
+
+def test_float32_at_the_size_of_a_large_catalogue_is_within_its_bound():
+    """Beauty's table, against float64: see `softmax.loss_sum`."""
+    rng = np.random.default_rng(0)
+    num_rows, width, num = 54_543, 64, 100
+    hidden_ND, table_VD = (rng.normal(size=(n, width)) for n in (num, num_rows))
+    hidden_ND, table_VD = (x.astype("f4") for x in (hidden_ND, 0.3 * table_VD))
+    target_N = rng.integers(1, num_rows, num).astype(np.int32)
+    positions = Positions(
+        target_N, np.ones(num, np.float32), np.arange(num, dtype="i4"), np.int32(num)
+    )
+    allowed_V = np.arange(num_rows) > 0
+    total, gradients = jax.jit(jax.value_and_grad(softmax.loss_sum, (0, 1)))(
+        hidden_ND, table_VD, positions, allowed_V, None
+    )
+    score_NV = hidden_ND.astype(float) @ table_VD.T.astype(float)
+    score_NV[:, ~allowed_V] = -np.inf
+    highest_N1 = score_NV.max(axis=-1, keepdims=True)
+    share_NV = np.exp(score_NV - highest_N1)
+    sum_N1 = share_NV.sum(axis=-1, keepdims=True)
+    n = np.arange(num)
+    loss_N = (np.log(sum_N1) + highest_N1)[:, 0] - score_NV[n, target_N]
+    assert abs(total - loss_N.sum()) <= 2**-19 * num
+    share_NV /= sum_N1
+    share_NV[n, target_N] -= 1
+    for mine, other, size in (
+        (gradients[0], share_NV @ table_VD, abs(share_NV) @ abs(table_VD)),
+        (gradients[1], share_NV.T @ hidden_ND, abs(share_NV).T @ abs(hidden_ND)),
+    ):
+        assert (abs(mine - other) <= 2**-17 * size).all()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from jaxrec import batches, models, negatives, objectives, optim, steps
+from jaxrec import backend, batches, models, negatives, objectives, optim, steps
 from jaxrec.objectives import Items
 
 NUM_ITEMS, MAX_LENGTH = 12, 5
@@ -315,3 +316,37 @@ def test_parts_of_the_rows_are_encoded_as_the_whole(
     expected = apply({"params": start.params}, *rows, train=False)
     np.testing.assert_allclose(hidden_RTD, expected, **TOLERANCE)
     assert len(calls) == num_parts and sum(calls) == 7
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        objectives.ce(),
+        objectives.ce(exclude_window=True),
+        objectives.ce(dtype="bfloat16"),
+        objectives.sampled_ce(num_negatives=2),
+        objectives.sampled_ce(num_negatives=2, dtype="bfloat16"),
+        objectives.bce(),
+        objectives.gbce(num_negatives=2),
+    ],
+    ids="ce ce_excluded ce_bfloat16 sampled sampled_bfloat16 bce gbce".split(),
+)
+def test_what_is_chosen_for_another_device_trains_alike(objective, start, monkeypatch):
+    """Its sizes and ways, on this one: gradients by SGD, to the losses' tolerance."""
+    recipe = RECIPE._replace(objective=objective, optimiser=optax.sgd(1.0))
+    start = start._replace(opt_state=recipe.optimiser.init(start.params))
+    user_SB = np.array([[2, 0, 4, 1, 3]])
+    found = []
+    for is_cpu in (True, False):
+        monkeypatch.setattr(backend, "is_cpu", lambda is_cpu=is_cpu: is_cpu)
+        jitted.cache_clear()
+        found.append(dispatch(recipe, start, user_SB))
+    jitted.cache_clear()
+    (mine, mine_sums), (other, other_sums) = found
+    # bfloat16 is rounded in other places.
+    tolerance = TOLERANCE | ({"atol": 2e-3} if "bfloat16" in repr(objective) else {})
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **tolerance),
+        (mine.params, mine_sums),
+        (other.params, other_sums),
+    )

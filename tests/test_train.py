@@ -482,6 +482,29 @@ def test_an_epoch_retraces_nothing(tmp_path, frame):
     assert program._cache_size() == 1
 
 
+def test_the_host_is_ahead_of_the_device_by_a_dispatch_and_a_plan(frame, monkeypatch):
+    """No dispatch is waited for before the next, or the next epoch's plan, is made."""
+    run = loop.Run(build(settings(steps_per_dispatch=1), frame), began=0.0)
+    run.compile_epoch()
+    events = []
+
+    def told(event, fn):
+        def call(*arguments):
+            events.append(event)
+            return fn(*arguments)
+
+        return call
+
+    program_of = run.compile
+    monkeypatch.setattr(run, "compile", lambda *x: told("dispatch", program_of(*x)))
+    monkeypatch.setattr(run, "plan", told("plan", run.plan))
+    monkeypatch.setattr(jax, "device_get", told("wait", jax.device_get))
+    run.train_epoch([], [])
+    steps = ["dispatch", *["dispatch", "wait"] * 3]
+    assert events == ["plan", *steps, "plan", "wait"]
+    assert run.progress.epoch_s > 0
+
+
 def test_training_is_a_callable_section():
     assert Training().seed == 0
     assert Experiment.__dataclass_fields__.keys() >= {"split", "recipe", "evaluator"}
