@@ -162,6 +162,7 @@ def on_split(split: Split, chosen: Mapping[str, Any]) -> Experiment:
         history_length=int(split.train_lengths.max()),
         seed=parts.training.seed,
         mask_probability=parts.training.mask_probability,
+        ema_decay=parts.training.ema_decay,
     )
     log = batches.log_on_device(split.dataset)
     is_item_V = item_mask(table_rows(encoder), encoder.num_items)

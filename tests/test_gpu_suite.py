@@ -389,8 +389,9 @@ def test_rival_trains_on_the_batches_that_it_is_given(flags, tmp_path):
         assert [row["setting"] for row in rival.settings] == [
             "as written",
             "scores of targets alone",
+            "scores of targets alone, bfloat16",
         ]
-        for setting in (0, 1):
+        for setting in (0, 1, 2):
             # It begins near the log of the number of classes, and learns by heart.
             assert rival.run(setting) == pytest.approx(math.log(51), rel=0.05)
             told = [rival.run(setting) for _ in range(20)]

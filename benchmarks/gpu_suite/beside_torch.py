@@ -52,7 +52,7 @@ def tasks(flags: Flags) -> Iterator[Task]:
 
 
 def compare(name: str, shape: Shape, kind: str, flags: Flags) -> list[Row]:
-    """Ours, in both precisions, and every setting of the rival's."""
+    """Ours, encoder and loss in either precision, and every setting of the rival's."""
     batch_size = 8 if flags.is_tiny else BATCH_SIZE
     num_steps = 2 if flags.is_tiny else NUM_STEPS
     log = shapes.made_log(shape, num_users=num_steps * batch_size)
@@ -64,6 +64,7 @@ def compare(name: str, shape: Shape, kind: str, flags: Flags) -> list[Row]:
             shape,
             "sasrec_ce",
             model={"dtype": dtype},
+            loss={"dtype": dtype},
             train={"batch_size": batch_size},
         )
         trainer = Trainer(split, chosen, num_steps=num_steps)

@@ -42,7 +42,9 @@ class Scale(NamedTuple):
     rounds: int
 
 
-FULL = Scale(1_000_000, 128, 25_600, 100_000, 2_000, 5)
+# About as many users at a time as the evaluator ranks by default: a million items are
+# then one chunk of scores on a GPU, and each is computed once.
+FULL = Scale(1_000_000, 128, 25_600, 100_000, 250, 5)
 SMALL = Scale(9_000, 8, 32, 16, 8, 1)
 
 

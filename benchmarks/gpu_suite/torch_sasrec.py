@@ -18,20 +18,43 @@ import sys
 import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 MIB = 2**20
 NUM_LAYERS, DROPOUT, LEARNING_RATE = 2, 0.1, 1e-3
-# (name, scores of targets alone, mode of torch.compile); the first two run anywhere.
-PLAIN: list[tuple[str, bool, str | None]] = [
-    ("as written", False, None),
-    ("scores of targets alone", True, None),
-    ("scores of targets alone, torch.compile", True, "default"),
-    ("scores of targets alone, CUDA graphs", True, "reduce-overhead"),
+
+
+class Setting(NamedTuple):
+    """A way to train: scores of targets alone, a mode of torch.compile, autocast.
+
+    is_mixed: multiplies in bfloat16, its parameters float32.
+    """
+
+    name: str
+    are_targets_alone: bool = False
+    mode: str | None = None
+    is_mixed: bool = False
+
+    def mixed(self) -> "Setting":
+        return self._replace(name=f"{self.name}, bfloat16", is_mixed=True)
+
+
+_TARGETS = Setting("scores of targets alone", True)
+_COMPILED = Setting("scores of targets alone, torch.compile", True, "default")
+_GRAPHS = Setting("scores of targets alone, CUDA graphs", True, "reduce-overhead")
+# Those without a mode run anywhere.
+PLAIN = [
+    Setting("as written"),
+    *(_TARGETS, _TARGETS.mixed()),
+    *(_COMPILED, _COMPILED.mixed(), _GRAPHS, _GRAPHS.mixed()),
 ]
-PAPER = [PLAIN[0], ("torch.compile", False, "default")]
+_PAPER_COMPILED = Setting("torch.compile", mode="default")
+PAPER = [
+    *(PLAIN[0], PLAIN[0].mixed()),
+    *(_PAPER_COMPILED, _PAPER_COMPILED.mixed()),
+]
 
 
 def make_plain(num_items: int, width: int, length: int) -> Any:
@@ -123,7 +146,7 @@ def targets_first(target_SBL: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def make_step(
-    flags: argparse.Namespace, batches: dict[str, np.ndarray], setting: tuple
+    flags: argparse.Namespace, batches: dict[str, np.ndarray], setting: Setting
 ) -> Callable[[], float]:
     """Every batch so many times, a step each; returns the last one's loss, waited for.
 
@@ -134,7 +157,6 @@ def make_step(
     import torch  # pyright: ignore[reportMissingImports]
     from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
-    _, are_targets_alone, mode = setting
     tokens_SBL, target_SBL = batches["tokens_SBL"], batches["target_SBL"]
     sizes = (flags.num_items, flags.width, tokens_SBL.shape[2])
     if flags.paper_repo:
@@ -143,7 +165,7 @@ def make_step(
         model = make_plain(*sizes).to(flags.device)
     model.train()
     place_SM, target_SM = targets_first(target_SBL)
-    if not are_targets_alone:
+    if not setting.are_targets_alone:
         target_SM = target_SBL.reshape(len(target_SBL), -1)
     on_device = [
         torch.tensor(x, device=flags.device).long()
@@ -155,12 +177,15 @@ def make_step(
             scores = model(tokens, (tokens > 0).float()).flatten(0, 1)
         else:
             hidden = model(tokens).flatten(0, 1)
-            if are_targets_alone:
+            if setting.are_targets_alone:
                 hidden = hidden.index_select(0, place)
             scores = hidden @ model.items.weight.T
         return functional.cross_entropy(scores, target, ignore_index=0)
 
-    forward = loss_of if mode is None else torch.compile(loss_of, mode=mode)
+    forward = loss_of
+    if setting.mode is not None:
+        forward = torch.compile(loss_of, mode=setting.mode)
+    mixed = {"dtype": torch.bfloat16, "enabled": setting.is_mixed}
     is_fused = flags.device == "cuda"
     parameters = model.parameters()
     optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE, fused=is_fused)
@@ -170,7 +195,8 @@ def make_step(
         for _ in range(flags.times):
             for batch in zip(*on_device, strict=True):
                 optimiser.zero_grad(set_to_none=True)
-                loss = forward(*batch)
+                with torch.autocast(flags.device, **mixed):
+                    loss = forward(*batch)
                 loss.backward()
                 optimiser.step()
                 last = loss.detach().clone()  # a CUDA graph writes over its own
@@ -180,12 +206,12 @@ def make_step(
 
 
 def prepare(
-    flags: argparse.Namespace, batches: dict[str, np.ndarray], setting: tuple
+    flags: argparse.Namespace, batches: dict[str, np.ndarray], setting: Setting
 ) -> tuple[Callable[[], float], dict[str, Any]]:
     """A setting that has run once, and what its row says."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    row: dict[str, Any] = {"setting": setting[0]}
+    row: dict[str, Any] = {"setting": setting.name}
     if flags.device != "cuda":
         call = make_step(flags, batches, setting)
         call()
@@ -217,13 +243,13 @@ def serve(
     calls: list[Callable[[], float] | None] = []
     rows = []
     for setting in PAPER if flags.paper_repo else PLAIN:
-        if flags.device != "cuda" and setting[2] is not None:
+        if flags.device != "cuda" and setting.mode is not None:
             continue
         try:
             call, row = prepare(flags, batches, setting)
         except Exception as error:
             line = f"{type(error).__name__}: {error}".partition("\n")[0]
-            call, row = None, {"setting": setting[0], "not_run": line[:300]}
+            call, row = None, {"setting": setting.name, "not_run": line[:300]}
         calls.append(call)
         rows.append(row)
     name = "the paper's model" if flags.paper_repo else "plain SASRec"
