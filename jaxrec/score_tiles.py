@@ -125,7 +125,7 @@ class Scores(NamedTuple):
         So the difference is made before a matmul rounds its factors, in float32 to TF32
         on a GPU: what is left for a target that has all of the probability is nothing,
         not a rounding. One number a position is written, in place. On a CPU that is a
-        loop of the program, 3 to 10% of a step, so nothing is taken off here, and
+        loop of the program, 3 to 20% of a step, so nothing is taken off here, and
         `own_gradients_of` says what is to be taken off in the end.
         """
         if backend.is_cpu():
