@@ -150,34 +150,12 @@ def pack(tokens_BL: Array, packing: Packing) -> tuple[Array, Array, Array]:
     return rows(tokens_BL), rows(position_1L), rows(segment_B1)
 
 
-@jax.custom_vjp
-def _take_rows(x_ND: Array, index_M: Array, inverse_N: Array) -> Array:
-    del inverse_N
-    return x_ND.at[index_M].get(mode="fill", fill_value=0)
-
-
-def _take_rows_forward(x_ND, index_M, inverse_N):
-    return _take_rows(x_ND, index_M, inverse_N), inverse_N
-
-
-def _take_rows_backward(inverse_N, grad_MD):
-    # A packed token is read once at the most, so the gradient is a gather too, which a
-    # CPU does many times faster than the scatter-add that autodiff would make.
-    return grad_MD.at[inverse_N].get(mode="fill", fill_value=0), None, None
-
-
-_take_rows.defvjp(_take_rows_forward, _take_rows_backward)
-
-
 def unpack(hidden_RTD: Array, packing: Packing) -> Array:
     """Hidden states back in the order of the windows, [B, L, D]; 0 on padding."""
     place_BL = packing.place_BL
-    num_places, num_tokens = place_BL.size, packing.num_rows * packing.row_length
-    inverse_N = indices.inverse(place_BL.reshape(-1), num_tokens)
-    # place_BL again, but in memory.
-    place_M = indices.inverse(inverse_N, num_places)
-    hidden_ND = hidden_RTD.reshape(num_tokens, -1)
-    return _take_rows(hidden_ND, place_M, inverse_N).reshape(*place_BL.shape, -1)
+    hidden_ND = hidden_RTD.reshape(-1, hidden_RTD.shape[-1])
+    hidden_MD = indices.take_rows(hidden_ND, place_BL.reshape(-1))
+    return hidden_MD.reshape(*place_BL.shape, -1)
 
 
 def assign_slots(

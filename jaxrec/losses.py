@@ -2,8 +2,9 @@
 
 One contract for all:
 
-    loss(hidden_BLD, table_VD, target_BL, weight_BL, candidates) -> (sum, weight)
+    loss(hidden, table_VD, target_BL, weight_BL, candidates) -> (sum, weight)
 
+`hidden` are the states of [B, L] positions, as an array or as `Packed`.
 `sum` is the weighted sum over positions and `weight` the sum of weights, both float32
 scalars: whoever holds every shard of a batch divides once. Positions of weight 0 cost
 nothing and have zero gradient. The score of item v is <hidden, table[v]>, computed in
@@ -58,21 +59,62 @@ class Separate(NamedTuple):
     negative_BLS: Array
 
 
-def compact(weight_BL: Array) -> tuple[Array, Array]:
+class Packed(NamedTuple):
+    """Hidden states of [B, L] positions, left where the encoder's rows have them.
+
+    So a loss takes those that it needs, once, and makes nothing as wide as a state for
+    the padding of a batch.
+
+    hidden_RTD: float, any dtype.
+    place_BL: int32, where a position's state is in the flattened rows; distinct, or R T
+      (out of range) for a position without a state, which has no weight either.
+    """
+
+    hidden_RTD: Array
+    place_BL: Array
+
+    @property
+    def most(self) -> int:
+        """Positions that have a state, at the most."""
+        num_rows, row_length, _ = self.hidden_RTD.shape
+        return min(self.place_BL.size, num_rows * row_length)
+
+    def states(self, index_N: Array) -> Array:
+        """Of the flat positions, float32 [N, D]; 0 where out of range."""
+        num_rows, row_length, width = self.hidden_RTD.shape
+        num_states = num_rows * row_length
+        place_N = self.place_BL.reshape(-1)
+        place_N = place_N.at[index_N].get(mode="fill", fill_value=num_states)
+        hidden_ND = self.hidden_RTD.reshape(num_states, width)
+        return indices.take_rows(hidden_ND, place_N).astype(jnp.float32)
+
+
+def packed(hidden: Array | Packed) -> Packed:
+    """Hidden states [B, L, D] are packed too: each at its own place."""
+    if isinstance(hidden, Packed):
+        return hidden
+    batch_size, length, _ = hidden.shape
+    place_N = jnp.arange(batch_size * length, dtype=jnp.int32)
+    return Packed(jnp.asarray(hidden), place_N.reshape(batch_size, length))
+
+
+def compact(weight_BL: Array, most: int) -> tuple[Array, Array]:
     """The flat indices of positions with a weight, first, and their number.
 
+    Args:
+      most: such positions there may be.
+
     Returns:
-      index_N int32 [B * L], filled up with B * L, and the count, int32.
+      index_N int32 [most], filled up with B * L, and the count, int32.
     """
     has_weight_N = weight_BL.reshape(-1) > 0
     rank_N = jnp.cumsum(has_weight_N, dtype=jnp.int32)
-    size = len(rank_N)
-    index_N = indices.inverse(jnp.where(has_weight_N, rank_N - 1, size), size)
-    return index_N, rank_N[-1]
+    place_N = jnp.where(has_weight_N, rank_N - 1, most)
+    return indices.inverse(place_N, most), rank_N[-1]
 
 
 def ce(
-    hidden_BLD: Array,
+    hidden: Array | Packed,
     table_VD: Array,
     target_BL: Array,
     weight_BL: Array,
@@ -88,7 +130,7 @@ def ce(
     Only positions with a weight are computed; how is told in `softmax`.
 
     Args:
-      hidden_BLD: float, any dtype; cast to float32.
+      hidden: float [B, L, D], any dtype, cast to float32; or such states `Packed`.
       table_VD: float32.
       target_BL: int32, row of the table; ignored where the weight is 0.
       weight_BL: float32; a constant, without a gradient.
@@ -106,8 +148,8 @@ def ce(
     >>> round(float(loss / weight), 4), round(float(jnp.log(8)), 4)
     (2.0794, 2.0794)
     """
-    length, width = hidden_BLD.shape[1:]
-    index_N, count = compact(weight_BL)
+    hidden = packed(hidden)
+    index_N, count = compact(weight_BL, hidden.most)
 
     def compacted(x_N):
         return jnp.asarray(x_N).at[index_N].get(mode="fill", fill_value=0)
@@ -115,11 +157,11 @@ def ce(
     positions = softmax.Positions(
         target_N=compacted(target_BL.reshape(-1)),
         weight_N=compacted(weight_BL.reshape(-1)),
-        sequence_N=jnp.minimum(index_N, weight_BL.size - 1) // length,
+        sequence_N=jnp.minimum(index_N, weight_BL.size - 1) // weight_BL.shape[1],
         count=count,
     )
     loss_sum = softmax.loss_sum(
-        compacted(hidden_BLD.astype(jnp.float32).reshape(-1, width)),
+        hidden.states(index_N),
         table_VD,
         positions,
         candidates.allowed_V,
@@ -130,7 +172,7 @@ def ce(
 
 
 def sampled_ce(
-    hidden_BLD: Array,
+    hidden: Array | Packed,
     table_VD: Array,
     target_BL: Array,
     weight_BL: Array,
@@ -153,46 +195,44 @@ def sampled_ce(
     Source: Klenitskiy & Vasilev, RecSys 2023, section 3.2.
     """
     if isinstance(candidates, Catalogue):
-        return ce(hidden_BLD, table_VD, target_BL, weight_BL, candidates, dtype=dtype)
+        return ce(hidden, table_VD, target_BL, weight_BL, candidates, dtype=dtype)
 
-    hidden_BLD = hidden_BLD.astype(jnp.float32)
-    sets = _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates)
-    loss_sum = sampled_softmax.loss_sum(*sets, dtype=dtype)
+    hidden_GMD, sets = _sets(packed(hidden), target_BL, weight_BL, candidates)
+    loss_sum = sampled_softmax.loss_sum(hidden_GMD, table_VD, sets, dtype=dtype)
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 
 
-def _sets(hidden_BLD, table_VD, target_BL, weight_BL, candidates: Shared):
-    """The positions of each set in one row, those with a weight first."""
+def _sets(hidden: Packed, target_BL, weight_BL, candidates: Shared):
+    """Hidden states and the rest of each set in one row, what has a weight first."""
     num_sets = len(candidates.negative_GS)
     num_sequences, length = target_BL.shape
     assert num_sequences % num_sets == 0, "sets that are shared unevenly"
-    most = num_sequences // num_sets * length
-    weight_GM = weight_BL.reshape(num_sets, most)
-    set_G1 = jnp.arange(num_sets)[:, None]
-    source_GM, count_G = jax.vmap(compact)(weight_GM)
+    size = num_sequences // num_sets * length
+    most = min(size, hidden.most)
+    weight_GN = weight_BL.reshape(num_sets, size)
+    set_G1 = jnp.arange(num_sets, dtype=jnp.int32)[:, None]
+    source_GM, count_G = jax.vmap(lambda weight_N: compact(weight_N, most))(weight_GN)
 
-    def compacted(x_GM):
-        return jnp.asarray(x_GM).at[set_G1, source_GM].get(mode="fill", fill_value=0)
+    def compacted(x_GN):
+        return x_GN.at[set_G1, source_GM].get(mode="fill", fill_value=0)
 
+    index_GM = jnp.where(source_GM < size, set_G1 * size + source_GM, weight_BL.size)
+    hidden_GMD = hidden.states(index_GM.reshape(-1)).reshape(num_sets, most, -1)
     dropped_BX = candidates.dropped_BX
     if dropped_BX is not None:
-        dropped_BX = jnp.asarray(dropped_BX)
-    sets = sampled_softmax.Sets(
+        dropped_BX = jnp.asarray(dropped_BX).reshape(num_sets, size // length, -1)
+    return hidden_GMD, sampled_softmax.Sets(
         count_G,
-        compacted(target_BL.reshape(num_sets, most)),
-        compacted(weight_GM),
+        compacted(jnp.asarray(target_BL).reshape(num_sets, size)),
+        compacted(jnp.asarray(weight_GN)),
         jnp.asarray(candidates.negative_GS),
-        jnp.minimum(source_GM, most - 1) // length,
-        None
-        if dropped_BX is None
-        else dropped_BX.reshape(num_sets, most // length, -1),
+        jnp.minimum(source_GM, size - 1) // length,
+        dropped_BX,
     )
-    hidden_GMD = compacted(hidden_BLD.reshape(num_sets, most, -1))
-    return hidden_GMD, table_VD, sets
 
 
 def bce(
-    hidden_BLD: Array,
+    hidden: Array | Packed,
     table_VD: Array,
     target_BL: Array,
     weight_BL: Array,
@@ -207,11 +247,11 @@ def bce(
 
     Source: Kang & McAuley, ICDM 2018, equation 10; the scale is the paper's code's.
     """
-    return gbce(hidden_BLD, table_VD, target_BL, weight_BL, candidates, beta=1.0)
+    return gbce(hidden, table_VD, target_BL, weight_BL, candidates, beta=1.0)
 
 
 def gbce(
-    hidden_BLD: Array,
+    hidden: Array | Packed,
     table_VD: Array,
     target_BL: Array,
     weight_BL: Array,
@@ -230,13 +270,13 @@ def gbce(
 
     Source: Petrov & Macdonald, "gSASRec", RecSys 2023, equations 12-14.
     """
-    index_N, count = compact(weight_BL)
+    hidden = packed(hidden)
+    index_N, count = compact(weight_BL, hidden.most)
     num_negatives = candidates.negative_BLS.shape[-1]
 
     def compacted(x_NX):
         return jnp.asarray(x_NX).at[index_N].get(mode="fill", fill_value=0)
 
-    hidden_ND = hidden_BLD.astype(jnp.float32).reshape(-1, hidden_BLD.shape[-1])
     positions = binary.Positions(
         target_N=compacted(target_BL.reshape(-1)),
         weight_N=compacted(weight_BL.reshape(-1)),
@@ -244,7 +284,7 @@ def gbce(
         count=count,
     )
     loss_sum = binary.loss_sum(
-        compacted(hidden_ND), table_VD, positions, jnp.float32(beta)
+        hidden.states(index_N), table_VD, positions, jnp.float32(beta)
     )
     return loss_sum / (1 + num_negatives), weight_BL.sum(dtype=jnp.float32)
 

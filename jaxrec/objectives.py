@@ -5,6 +5,7 @@ it. A user's own loss is a function that returns one, named as "module:function"
 config; its keyword arguments are the config's section `loss`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,11 +30,22 @@ class Items(NamedTuple):
     pool: negatives.Pool
 
 
+@dataclasses.dataclass(frozen=True)
+class TakesPacked:
+    """A loss that takes `losses.Packed` for hidden_BLD too; it is given them then."""
+
+    loss: Callable[..., tuple[Array, Array]]
+
+    def __call__(self, hidden: Array | losses.Packed, *rest) -> tuple[Array, Array]:
+        return self.loss(hidden, *rest)
+
+
 class Objective(NamedTuple):
     """A loss and its candidates.
 
     candidates: (key, target_BL, seen_BX, items) -> Candidates, pure.
-    loss: (hidden_BLD, table_VD, target_BL, weight_BL, candidates) -> (sum, weight).
+    loss: (hidden_BLD, table_VD, target_BL, weight_BL, candidates) -> (sum, weight);
+      see `TakesPacked` for a faster one.
     num_negatives: distinct negatives that every sequence must have, 0 if none.
     exclude: whose items are no negatives: "window" or "history".
     """
@@ -67,7 +79,7 @@ def ce(
         allowed_V = items.is_item_V | include_padding
         return losses.Catalogue(allowed_V, seen_BX if exclude_window else None)
 
-    return Objective(candidates, loss)
+    return Objective(candidates, TakesPacked(loss))
 
 
 def sampled_ce(
@@ -118,7 +130,7 @@ def sampled_ce(
         )(keys_B, seen_BX)
         return losses.Shared(negative_GS)
 
-    return Objective(candidates, loss, num_negatives, exclude)
+    return Objective(candidates, TakesPacked(loss), num_negatives, exclude)
 
 
 def _shared(
@@ -159,7 +171,8 @@ def bce(*, num_negatives: int = 1, exclude: str = "window") -> Objective:
     """
     check_exclude(exclude)
     draw = _separate(num_negatives)
-    return Objective(draw, losses.bce, min(1, num_negatives), exclude)
+    loss = TakesPacked(losses.bce)
+    return Objective(draw, loss, min(1, num_negatives), exclude)
 
 
 def gbce(
@@ -176,11 +189,11 @@ def gbce(
     if not 0 <= calibration <= 1:
         raise InputError(f"loss.calibration must be in [0, 1]: got {calibration}.")
 
-    def loss(hidden_BLD, table_VD, target_BL, weight_BL, drawn):
+    def loss(hidden, table_VD, target_BL, weight_BL, drawn):
         candidates, num_pool = drawn
         beta = losses.gbce_beta(num_negatives, num_pool - 1, calibration)
         return losses.gbce(
-            hidden_BLD, table_VD, target_BL, weight_BL, candidates, beta=beta
+            hidden, table_VD, target_BL, weight_BL, candidates, beta=beta
         )
 
     draw = _separate(num_negatives)
@@ -194,7 +207,7 @@ def gbce(
             )
         return draw(key, target_BL, seen_BX, items), jnp.float32(num_pool)
 
-    return Objective(candidates, loss, min(1, num_negatives), exclude)
+    return Objective(candidates, TakesPacked(loss), min(1, num_negatives), exclude)
 
 
 def _separate(num_negatives: int) -> Callable[..., losses.Separate]:

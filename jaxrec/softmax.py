@@ -184,8 +184,14 @@ class _Problem(NamedTuple):
     size: int
 
     @property
-    def num_chunks(self) -> Array:
-        """Chunks that have a target."""
+    def num_chunks(self) -> Array | int:
+        """Chunks that have a target; an only chunk counts without one.
+
+        So the compiler knows of one that it is one, and makes no loop, before which a
+        GPU's host would wait for the count. (benchmarks/gpu.md)
+        """
+        if len(self.positions.target_N) == self.size:
+            return 1
         return (self.positions.count + self.size - 1) // self.size
 
     def over_chunks(self, body: Callable[[Chunk, Any], Any], start: Any) -> Any:

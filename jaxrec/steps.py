@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrec import backend, batches, models
+from jaxrec import backend, batches, losses, models
 from jaxrec.batches import Batch, Log, Packing
 from jaxrec.checkpoint import TrainState
-from jaxrec.objectives import Items, Objective
+from jaxrec.objectives import Items, Objective, TakesPacked
 from jaxrec.random import stream
 
 Array = jax.Array
@@ -74,13 +74,16 @@ def training_batch(
 def batch_loss(
     params, recipe: Recipe, batch: Batch, packing: Packing, candidates, dropout_key
 ) -> tuple[Array, Array]:
-    """(sum, weight) of a batch's loss: pack, encode, unpack, compare."""
+    """(sum, weight) of a batch's loss: pack, encode, compare."""
     rows = batches.pack(batch.tokens_BL, packing)
     hidden_RTD = encode_rows(params, recipe.encoder, rows, dropout_key)
-    hidden_BLD = batches.unpack(hidden_RTD, packing)
+    if isinstance(recipe.objective.loss, TakesPacked):
+        hidden = losses.Packed(hidden_RTD, packing.place_BL)
+    else:
+        hidden = batches.unpack(hidden_RTD, packing)
     table_VD = recipe.encoder.apply({"params": params}, method="table")
     return recipe.objective.loss(
-        hidden_BLD, table_VD, batch.target_BL, batch.weight_BL, candidates
+        hidden, table_VD, batch.target_BL, batch.weight_BL, candidates
     )
 
 

@@ -79,7 +79,8 @@ def mean_loss(loss_fn, hidden_BLD, table_VD, *rest):
 def gradients_fn(form):
     """(gradients of the mean, sums), compiled once for all tests of equal shapes."""
     fn = functools.partial(mean_loss, LOSSES[form])
-    return jax.jit(jax.grad(fn, (0, 1), has_aux=True))
+    # Packed states have places, which have no gradient.
+    return jax.jit(jax.grad(fn, (0, 1), has_aux=True, allow_int=True))
 
 
 def gradients(form, *arrays):
@@ -518,11 +519,66 @@ def test_pad_is_a_candidate_only_where_it_is_allowed(form):
     assert_close(larger_sum, oracle(form, *float64(arrays)))
 
 
-def test_compact_puts_positions_with_a_weight_first():
+@pytest.mark.parametrize("most", [3, 6, 7])
+def test_compact_puts_positions_with_a_weight_first(most):
     weight_BL = np.array([[0, 0.5, 1], [0, 0, 2]], np.float32)
-    index_N, count = compiled(losses.compact)(weight_BL)
-    assert index_N.tolist() == [1, 2, 5, 6, 6, 6] and count == 3
+    index_N, count = jax.jit(losses.compact, static_argnums=1)(weight_BL, most)
+    assert index_N.tolist() == [1, 2, 5, 6, 6, 6, 6][:most] and count == 3
     assert index_N.dtype == count.dtype == jnp.int32
+
+
+def packed(hidden_BLD, weight_BL, num_rows, row_length):
+    """The states with a weight, anywhere in the rows; NaN in the rest of them."""
+    rng = np.random.default_rng(1)
+    num_places = num_rows * row_length
+    place_BL = np.full(weight_BL.shape, num_places, np.int32)
+    has_weight_BL = weight_BL > 0
+    places = rng.permutation(num_places)[: has_weight_BL.sum()]
+    place_BL[has_weight_BL] = places
+    hidden_ND = np.full((num_places, WIDTH), np.nan, np.float32)
+    hidden_ND[places] = hidden_BLD[has_weight_BL]
+    return losses.Packed(hidden_ND.reshape(num_rows, row_length, WIDTH), place_BL)
+
+
+@pytest.mark.parametrize("num_rows", [6, 11], ids=["fewer", "more"])
+@pytest.mark.parametrize("form", FORMS)
+def test_packed_states_have_the_same_loss_and_gradients(form, num_rows):
+    """In fewer places than the batch has positions, or in more."""
+    hidden_BLD, *rest = problem(form)
+    hidden = packed(hidden_BLD, rest[2], num_rows, row_length=10)
+    (grad, table_grad_VD), (loss_sum, weight) = gradients(form, hidden, *rest)
+    assert_close(loss_sum, oracle(form, *float64((hidden_BLD, *rest))))
+    assert_close(weight, rest[2].sum())
+    (expected_BLD, expected_VD), _ = gradients(form, hidden_BLD, *rest)
+    assert_close(table_grad_VD, expected_VD)
+    place_N = hidden.place_BL.ravel()
+    grad_ND = np.zeros((10 * num_rows + 1, WIDTH), np.float32)
+    grad_ND[place_N] = expected_BLD.reshape(-1, WIDTH)
+    assert_close(grad.hidden_RTD.reshape(-1, WIDTH), grad_ND[:-1])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_memory_of_packed_states_is_that_of_their_places(form):
+    """Nothing as wide as a state is made for padding: 64 places of 40,000. (For sets of
+    negatives it is 64 a set, two times.)"""
+    size, length, width = 100, 400, 256
+    hidden_BLD, table_VD, _, _, candidates = problem(form, size=size)
+    if isinstance(candidates, Separate):
+        candidates = Separate(np.ones((size, length, 2), np.int32))
+    hidden = losses.Packed(
+        jax.ShapeDtypeStruct((8, 8, width), np.float32),
+        jax.ShapeDtypeStruct((size, length), np.int32),
+    )
+    fn = functools.partial(mean_loss, LOSSES[form])
+    program = jax.jit(jax.grad(fn, (0, 1), has_aux=True, allow_int=True)).lower(
+        hidden,
+        jax.ShapeDtypeStruct((NUM_ROWS, width), np.float32),
+        jax.ShapeDtypeStruct((size, length), np.int32),
+        jax.ShapeDtypeStruct((size, length), np.float32),
+        candidates,
+    )
+    num_bytes = program.compile().memory_analysis().temp_size_in_bytes
+    assert 0 < num_bytes < 4 * size * length * width / 2
 
 
 @pytest.mark.parametrize("form", DISTINCT_FORMS)
