@@ -28,14 +28,14 @@ class Variant(NamedTuple):
     units: int = 1
 
 
-def in_turn(
+def times_in_turn(
     variants: Sequence[Variant],
     *,
     rounds: int = 5,
     seconds: float = 60,
     untimed_calls: int = 0,
-) -> list[dict[str, Any]]:
-    """Milliseconds of a unit of each variant: median and range over the rounds.
+) -> list[list[float]]:
+    """Milliseconds of a unit of each variant, in each round.
 
     A round calls every variant once, so that a machine whose speed drifts treats all
     alike; the first warms up.
@@ -45,9 +45,6 @@ def in_turn(
       seconds: after which no round begins but the first that counts.
       untimed_calls: before each timed one, where a variant leaves gigabytes behind it
         that the system is still freeing while the next one runs.
-
-    Returns:
-      A row of each variant: its own, with `ms` and `spread`.
     """
     began = time.perf_counter()
     times_ms: list[list[float]] = [[] for _ in variants]
@@ -62,10 +59,17 @@ def in_turn(
             elapsed_ms = 1e3 * (time.perf_counter() - start)
             if round_ > 0:
                 of_one.append(elapsed_ms / variant.units)
-    return [
-        {**variant.row, "ms": shown(statistics.median(ms)), "spread": ends(ms)}
-        for variant, ms in zip(variants, times_ms, strict=True)
-    ]
+    return times_ms
+
+
+def timed(variant: Variant, ms: Sequence[float]) -> dict[str, Any]:
+    """The variant's row, with `ms`, the median of the rounds, and `spread`."""
+    return {**variant.row, "ms": shown(statistics.median(ms)), "spread": ends(ms)}
+
+
+def in_turn(variants: Sequence[Variant], **options: Any) -> list[dict[str, Any]]:
+    """The rows of `times_in_turn`, which has the options."""
+    return list(map(timed, variants, times_in_turn(variants, **options)))
 
 
 def shown(x: float) -> float:

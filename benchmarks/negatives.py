@@ -26,7 +26,7 @@ from benchmarks.shapes import NAMED, SHAPES, Shape
 from jaxrec import batches, data, losses, negatives, objectives
 from jaxrec.batches import Batch
 from jaxrec.command import run_command
-from jaxrec.objectives import Items
+from jaxrec.objectives import Items, TakesPacked
 from jaxrec.ranking import item_mask
 
 Array = jax.Array
@@ -50,9 +50,14 @@ NOTES = (
 
 
 class Arguments(NamedTuple):
-    """What a loss is a function of, but its candidates."""
+    """What a loss is a function of, but its candidates.
+
+    hidden_BLD: of every position, padding included, for the naive loss.
+    packed: the same, as a training step hands them to the shipped one.
+    """
 
     hidden_BLD: Array
+    packed: losses.Packed
     table_VD: Array
     batch: Batch
 
@@ -83,25 +88,42 @@ def make_arguments(shape: Shape, batch_size: int) -> Arguments:
         length=shape.max_length + 1,
     )
     batch = batches.next_item(windows)
+    length_1B = jax.device_get((batch.tokens_BL > 0).sum(axis=1))[None]
+    slot_1B, (num_rows,) = batches.assign_slots(length_1B, shape.max_length)
+    packing = batches.place(
+        batch.tokens_BL,
+        jnp.asarray(slot_1B[0]),
+        num_rows=int(num_rows),
+        row_length=shape.max_length,
+    )
     keys = jax.random.split(jax.random.key(0))
-    hidden_shape = (*batch.target_BL.shape, shape.width)
+    rows = (packing.num_rows, packing.row_length, shape.width)
+    hidden_RTD = jax.random.normal(keys[0], rows)
     table_VD = 0.02 * jax.random.normal(keys[1], (shape.num_items + 1, shape.width))
-    return Arguments(jax.random.normal(keys[0], hidden_shape), table_VD, batch)
+    return Arguments(
+        batches.unpack(hidden_RTD, packing),
+        losses.Packed(hidden_RTD, packing.place_BL),
+        table_VD,
+        batch,
+    )
 
 
 def with_gradients(loss: Any) -> Any:
     """(arguments, candidates) -> the sum of the loss and both gradients."""
 
     def program(arguments: Arguments, candidates: Any):
-        batch = arguments.batch
+        hidden, place_BL = arguments.packed
+        batch, takes_packed = arguments.batch, isinstance(loss, TakesPacked)
 
-        def total(hidden_BLD, table_VD):
-            return loss(
-                hidden_BLD, table_VD, batch.target_BL, batch.weight_BL, candidates
-            )[0]
+        def total(hidden, table_VD):
+            states = losses.Packed(hidden, place_BL) if takes_packed else hidden
+            return loss(states, table_VD, batch.target_BL, batch.weight_BL, candidates)[
+                0
+            ]
 
-        pair = arguments.hidden_BLD, arguments.table_VD
-        return jax.value_and_grad(total, (0, 1))(*pair)
+        if not takes_packed:
+            hidden = arguments.hidden_BLD
+        return jax.value_and_grad(total, (0, 1))(hidden, arguments.table_VD)
 
     return program
 

@@ -202,6 +202,7 @@ def summary(dataset: str, done: Sequence[Measured]) -> dict[str, Any]:
     notes = [
         *NOTES,
         f"Threads of every system: {', '.join(map(str, sorted(threads)))}.",
+        *pauses(done),
         *(f"{TITLES[name]}: {'; '.join(texts)}." for name, texts in said.items()),
         *(
             f"Not run: {name}, {', '.join(methods)}: {reason}."
@@ -209,6 +210,32 @@ def summary(dataset: str, done: Sequence[Measured]) -> dict[str, Any]:
         ),
     ]
     return {"versions": versions, "rows": rows, "notes": notes}
+
+
+def pauses(done: Sequence[Measured]) -> list[str]:
+    """A note of when it was measured: a ratio is of two times that are close together.
+
+    >>> from benchmarks.drivers.bench import Task
+    >>> clocks = [[0.0, 60.0], [61.0, 120.0], [420.0, 480.0]]
+    >>> pauses([Measured(Task(i, "m", "s", AS_INSTALLED), {"clock_s": clock})
+    ...         for i, clock in enumerate(clocks)])
+    ['Measured in 8 minutes; the longest pause between two measurements was 5 minutes.']
+    """
+    clocks = sorted(one.line["clock_s"] for one in done if "clock_s" in one.line)
+    if not clocks:
+        return []
+    span = clocks[-1][1] - clocks[0][0]
+    longest = max(
+        (
+            after[0] - before[1]
+            for before, after in zip(clocks, clocks[1:], strict=False)
+        ),
+        default=0,
+    )
+    return [
+        f"Measured in {span / 60:.0f} minutes; the longest pause between two "
+        f"measurements was {longest / 60:.0f} minutes."
+    ]
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

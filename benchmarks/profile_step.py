@@ -28,6 +28,7 @@ from benchmarks.shapes import METHODS, NAMED, SHAPES
 from benchmarks.trainer import Trainer
 from jaxrec import data
 from jaxrec.command import run_command
+from jaxrec.objectives import TakesPacked
 from jaxrec.steps import Recipe
 
 QUESTION = "where does the time of a training step go, against the device's limit"
@@ -60,12 +61,19 @@ def named(recipe: Recipe) -> Recipe:
     return recipe._replace(
         objective=objective._replace(
             candidates=jax.named_scope("NEGATIVES")(objective.candidates),
-            loss=jax.named_scope("LOSS")(objective.loss),
+            loss=named_loss(objective.loss),
         ),
         optimiser=optimiser._replace(
             update=jax.named_scope("OPTIMISER")(optimiser.update)
         ),
     )
+
+
+def named_loss(loss: Any) -> Any:
+    """The loss with the name; it takes what it took."""
+    if isinstance(loss, TakesPacked):
+        return TakesPacked(named_loss(loss.loss))
+    return jax.named_scope("LOSS")(loss)
 
 
 @contextmanager

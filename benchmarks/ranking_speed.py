@@ -4,14 +4,13 @@
 
 Hidden states of B users against a table of V items: the exact rank of one target for
 each (`ranking.target_ranks`, which counts) and the ten best items (`topk.top_items`,
-which merges), both in chunks of the catalogue and both with the users' seen items left
-out. Beside the latter what one writes first: all scores, and one top-k over them.
+which merges), both some users and items at a time and both with the users' seen items
+left out. Beside the latter what one writes first: all scores, and one top-k over them.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,18 +85,19 @@ def make_task(num_items: int, batch_size: int, width: int = WIDTH) -> Task:
     )
 
 
-def ranks(task: Task, *, item_chunk: int | None) -> Any:
-    return ranking.target_ranks(*task, item_chunk=item_chunk)
+def ranks(task: Task) -> Any:
+    cuts = evaluator.rank_cuts(len(task.table_VD), len(task.target_B))
+    return ranking.target_ranks(*task, **cuts)
 
 
-def best_items(task: Task, *, item_chunk: int | None) -> Any:
+def best_items(task: Task) -> Any:
     return topk.top_items(
         task.hidden_BD,
         task.table_VD,
         task.is_item_V,
         task.seen,
         k=K,
-        item_chunk=item_chunk,
+        **evaluator.top_cuts(len(task.table_VD), len(task.target_B)),
     )
 
 
@@ -113,10 +113,9 @@ def variants(scale: Scale) -> Iterator[Variant]:
     """Programs and their rows, smallest catalogue first."""
     for num_items in scale.num_items:
         task = make_task(num_items, scale.batch_size)
-        chunk = evaluator.item_chunk(num_items + 1, scale.batch_size)
         programs: dict[str, Callable] = {
-            "rank of the target": partial(ranks, item_chunk=chunk),
-            f"top {K}": partial(best_items, item_chunk=chunk),
+            "rank of the target": ranks,
+            f"top {K}": best_items,
             f"top {K}, all scores stored": stored_best_items,
         }
         for name, fn in programs.items():

@@ -2,15 +2,15 @@
 
 The host plans an epoch (`plan_epoch`): which users make up each batch and where each of
 their windows lies in the packed rows of the encoder. The device does the rest inside
-jit: cuts the windows out of the log, derives the targets, packs the tokens into rows,
-and takes the hidden states back out. Nothing depends on what was done before, so a run
-resumed at step s sees batch s.
+jit: cuts the windows out of the log, derives the targets and packs the tokens into
+rows. Nothing depends on what was done before, so a run resumed at step s sees batch s.
 
 Windows are right-padded: position 0 is the oldest item of the window, as in the paper.
 
 Packing. Most windows are far shorter than the longest (on ML-1M 46% of a padded batch
 is padding, on Beauty 89%). The encoder works on [R, T] rows that each hold several
-windows end to end, told apart by segment numbers; the loss sees [B, L] again.
+windows end to end, told apart by segment numbers; the loss takes the hidden states of
+its targets out of them (`losses.Packed`), or has [B, L] again (`unpack`).
 """
 
 from typing import NamedTuple

@@ -96,7 +96,9 @@ def _over_blocks(hidden_ND, table_VD, positions: Positions, beta):
         jnp.zeros_like(padded[0]),
         jnp.zeros_like(table_VD),
     )
-    num_blocks = (positions.count + size - 1) // size
+    # An only block is no loop, before which a GPU's host would wait for the count.
+    is_only = num_positions <= size
+    num_blocks = 1 if is_only else (positions.count + size - 1) // size
     total, hidden_grad_ND, table_grad_VD = jax.lax.fori_loop(0, num_blocks, body, start)
     return total, hidden_grad_ND[:num_positions], table_grad_VD
 

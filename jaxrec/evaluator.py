@@ -17,6 +17,9 @@ from jaxrec.ranking import Ranks, Rows
 
 # Scores held at a time: 2^26 float32 (256 MiB). A larger catalogue is cut into chunks.
 _CHUNK_SCORES = 2**26
+# On a CPU rows are scored in blocks whose scores are in its cache, 8 MiB of them: they
+# are read several times. Of fewer rows than 16 the matmuls are too thin.
+_BLOCK_SCORES, _FEWEST_ROWS = 2**21, 16
 # Ranks in several chunks take every score twice: on a GPU a million items are one.
 _GPU_CHUNK_SCORES = 2**28
 
@@ -126,7 +129,7 @@ class Evaluator:
                 max_length=self._max_length,
                 num_rows=chunks.num_rows,
                 capacity=chunks.capacity,
-                item_chunk=item_chunk(num_table_rows, self._batch_size),
+                **rank_cuts(num_table_rows, self._batch_size),
             )
             self._programs[shape] = in_one_dispatch(step)
         return self._programs[shape]
@@ -145,6 +148,14 @@ def in_one_dispatch(step: Callable[..., Any]) -> jax.stages.Wrapped:
     return program
 
 
+def row_block(num_table_rows: int, batch_size: int) -> int:
+    """Rows scored at a time: on a CPU a power of two, unless all of them are fewer."""
+    if not backend.is_cpu():
+        return batch_size
+    most = max(_FEWEST_ROWS, _BLOCK_SCORES // num_table_rows)
+    return min(batch_size, 2 ** (most.bit_length() - 1))
+
+
 def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
     """Items scored at a time: all (None) while a chunk's scores fit the budget.
 
@@ -155,6 +166,23 @@ def item_chunk(num_table_rows: int, batch_size: int) -> int | None:
     if num_table_rows <= most:
         return None
     return -(-num_table_rows // -(-num_table_rows // most))
+
+
+def rank_cuts(num_table_rows: int, batch_size: int) -> dict[str, int | None]:
+    """row_block and item_chunk of `ranking.target_ranks`."""
+    block = row_block(num_table_rows, batch_size)
+    return {"row_block": block, "item_chunk": item_chunk(num_table_rows, block)}
+
+
+def top_cuts(num_table_rows: int, batch_size: int) -> dict[str, int | None]:
+    """row_block and item_chunk of `topk.top_items`.
+
+    Its top k of a row is found in one pass however the catalogue is cut, so a large one
+    is, and then rows in blocks make it no faster.
+    """
+    chunk = item_chunk(num_table_rows, batch_size)
+    block = row_block(num_table_rows, batch_size) if chunk is None else None
+    return {"row_block": block, "item_chunk": chunk}
 
 
 def gather(found: tuple[Ranks, np.ndarray], order_N: np.ndarray) -> Ranks:
@@ -197,7 +225,7 @@ def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -
             is_item_V,
             rows.target_B,
             seen,
-            item_chunk=item_chunk(len(count_V1), batch_size),
+            **rank_cuts(len(count_V1), batch_size),
         )
 
     found = in_one_dispatch(step)(chunks.rows, log, is_first_I)

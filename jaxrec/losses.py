@@ -67,7 +67,7 @@ class Packed(NamedTuple):
 
     hidden_RTD: float, any dtype.
     place_BL: int32, where a position's state is in the flattened rows; distinct, or R T
-      (out of range) for a position without a state, which has no weight either.
+      (out of range) for a position without a state, which must have no weight either.
     """
 
     hidden_RTD: Array
@@ -82,35 +82,65 @@ class Packed(NamedTuple):
     def states(self, index_N: Array) -> Array:
         """Of the flat positions, float32 [N, D]; 0 where out of range."""
         num_rows, row_length, width = self.hidden_RTD.shape
-        num_states = num_rows * row_length
-        place_N = self.place_BL.reshape(-1)
-        place_N = place_N.at[index_N].get(mode="fill", fill_value=num_states)
-        hidden_ND = self.hidden_RTD.reshape(num_states, width)
-        return indices.take_rows(hidden_ND, place_N).astype(jnp.float32)
+        hidden_MD = self.hidden_RTD.reshape(num_rows * row_length, width)
+        place_N = (
+            self.place_BL.reshape(-1)
+            .at[index_N]
+            .get(mode="fill", fill_value=len(hidden_MD))
+        )
+        return indices.take_rows(hidden_MD, place_N).astype(jnp.float32)
 
 
-def packed(hidden: Array | Packed) -> Packed:
-    """Hidden states [B, L, D] are packed too: each at its own place."""
-    if isinstance(hidden, Packed):
-        return hidden
-    batch_size, length, _ = hidden.shape
-    place_N = jnp.arange(batch_size * length, dtype=jnp.int32)
-    return Packed(jnp.asarray(hidden), place_N.reshape(batch_size, length))
+class _Targets(NamedTuple):
+    """The N positions that may have a weight, those that do first.
+
+    index_N: int32, where in B * L; B * L after the first `count`.
+    target_N, weight_N, sequence_N: 0, 0 and any sequence after the first `count`.
+    """
+
+    count: Array
+    index_N: Array
+    hidden_ND: Array
+    target_N: Array
+    weight_N: Array
+    sequence_N: Array
+
+
+def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Targets:
+    """Nothing of the rest is computed."""
+    packed = hidden
+    if not isinstance(packed, Packed):
+        place_M = jnp.arange(weight_BL.size, dtype=jnp.int32)
+        packed = Packed(jnp.asarray(hidden), place_M.reshape(weight_BL.shape))
+    index_N, count = compact(weight_BL, packed.most)
+
+    def compacted(x_BL):
+        x_M = jnp.asarray(x_BL).reshape(-1)
+        return x_M.at[index_N].get(mode="fill", fill_value=0)
+
+    return _Targets(
+        count,
+        index_N,
+        packed.states(index_N),
+        compacted(target_BL),
+        compacted(weight_BL),
+        jnp.minimum(index_N, weight_BL.size - 1) // weight_BL.shape[1],
+    )
 
 
 def compact(weight_BL: Array, most: int) -> tuple[Array, Array]:
     """The flat indices of positions with a weight, first, and their number.
 
     Args:
-      most: such positions there may be.
+      most: N; of more positions than these the last ones are left out.
 
     Returns:
-      index_N int32 [most], filled up with B * L, and the count, int32.
+      index_N int32, filled up with B * L, and the count, int32.
     """
-    has_weight_N = weight_BL.reshape(-1) > 0
-    rank_N = jnp.cumsum(has_weight_N, dtype=jnp.int32)
-    place_N = jnp.where(has_weight_N, rank_N - 1, most)
-    return indices.inverse(place_N, most), rank_N[-1]
+    has_weight_M = weight_BL.reshape(-1) > 0
+    rank_M = jnp.cumsum(has_weight_M, dtype=jnp.int32)
+    place_M = jnp.where(has_weight_M, rank_M - 1, most)
+    return indices.inverse(place_M, most), jnp.minimum(rank_M[-1], most)
 
 
 def ce(
@@ -148,22 +178,11 @@ def ce(
     >>> round(float(loss / weight), 4), round(float(jnp.log(8)), 4)
     (2.0794, 2.0794)
     """
-    hidden = packed(hidden)
-    index_N, count = compact(weight_BL, hidden.most)
-
-    def compacted(x_N):
-        return jnp.asarray(x_N).at[index_N].get(mode="fill", fill_value=0)
-
-    positions = softmax.Positions(
-        target_N=compacted(target_BL.reshape(-1)),
-        weight_N=compacted(weight_BL.reshape(-1)),
-        sequence_N=jnp.minimum(index_N, weight_BL.size - 1) // weight_BL.shape[1],
-        count=count,
-    )
+    at = _targets(hidden, target_BL, weight_BL)
     loss_sum = softmax.loss_sum(
-        hidden.states(index_N),
+        at.hidden_ND,
         table_VD,
-        positions,
+        softmax.Positions(at.target_N, at.weight_N, at.sequence_N, at.count),
         candidates.allowed_V,
         candidates.excluded_BX,
         dtype=dtype,
@@ -197,37 +216,30 @@ def sampled_ce(
     if isinstance(candidates, Catalogue):
         return ce(hidden, table_VD, target_BL, weight_BL, candidates, dtype=dtype)
 
-    hidden_GMD, sets = _sets(packed(hidden), target_BL, weight_BL, candidates)
-    loss_sum = sampled_softmax.loss_sum(hidden_GMD, table_VD, sets, dtype=dtype)
+    at = _targets(hidden, target_BL, weight_BL)
+    sets = _sets(at, weight_BL, candidates)
+    loss_sum = sampled_softmax.loss_sum(at.hidden_ND, table_VD, sets, dtype=dtype)
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 
 
-def _sets(hidden: Packed, target_BL, weight_BL, candidates: Shared):
-    """Hidden states and the rest of each set in one row, what has a weight first."""
-    num_sets = len(candidates.negative_GS)
-    num_sequences, length = target_BL.shape
+def _sets(at: _Targets, weight_BL: Array, candidates: Shared) -> sampled_softmax.Sets:
+    """Positions are in the order of their sequences, so those of a set are together."""
+    num_sets, num_sequences = len(candidates.negative_GS), len(weight_BL)
     assert num_sequences % num_sets == 0, "sets that are shared unevenly"
-    size = num_sequences // num_sets * length
-    most = min(size, hidden.most)
-    weight_GN = weight_BL.reshape(num_sets, size)
-    set_G1 = jnp.arange(num_sets, dtype=jnp.int32)[:, None]
-    source_GM, count_G = jax.vmap(lambda weight_N: compact(weight_N, most))(weight_GN)
-
-    def compacted(x_GN):
-        return x_GN.at[set_G1, source_GM].get(mode="fill", fill_value=0)
-
-    index_GM = jnp.where(source_GM < size, set_G1 * size + source_GM, weight_BL.size)
-    hidden_GMD = hidden.states(index_GM.reshape(-1)).reshape(num_sets, most, -1)
-    dropped_BX = candidates.dropped_BX
-    if dropped_BX is not None:
-        dropped_BX = jnp.asarray(dropped_BX).reshape(num_sets, size // length, -1)
-    return hidden_GMD, sampled_softmax.Sets(
+    of_set = num_sequences // num_sets
+    has_weight_GM = weight_BL.reshape(num_sets, -1) > 0
+    count_G = has_weight_GM.sum(axis=1, dtype=jnp.int32)
+    dropped_GCX = candidates.dropped_BX
+    if dropped_GCX is not None:
+        dropped_GCX = jnp.asarray(dropped_GCX).reshape(num_sets, of_set, -1)
+    return sampled_softmax.Sets(
+        jnp.cumsum(count_G) - count_G,
         count_G,
-        compacted(jnp.asarray(target_BL).reshape(num_sets, size)),
-        compacted(jnp.asarray(weight_GN)),
         jnp.asarray(candidates.negative_GS),
-        jnp.minimum(source_GM, size - 1) // length,
-        dropped_BX,
+        at.target_N,
+        at.weight_N,
+        at.sequence_N % of_set,
+        dropped_GCX,
     )
 
 
@@ -270,22 +282,12 @@ def gbce(
 
     Source: Petrov & Macdonald, "gSASRec", RecSys 2023, equations 12-14.
     """
-    hidden = packed(hidden)
-    index_N, count = compact(weight_BL, hidden.most)
+    at = _targets(hidden, target_BL, weight_BL)
     num_negatives = candidates.negative_BLS.shape[-1]
-
-    def compacted(x_NX):
-        return jnp.asarray(x_NX).at[index_N].get(mode="fill", fill_value=0)
-
-    positions = binary.Positions(
-        target_N=compacted(target_BL.reshape(-1)),
-        weight_N=compacted(weight_BL.reshape(-1)),
-        negative_NS=compacted(candidates.negative_BLS.reshape(-1, num_negatives)),
-        count=count,
-    )
-    loss_sum = binary.loss_sum(
-        hidden.states(index_N), table_VD, positions, jnp.float32(beta)
-    )
+    negative_MS = jnp.asarray(candidates.negative_BLS).reshape(-1, num_negatives)
+    negative_NS = negative_MS.at[at.index_N].get(mode="fill", fill_value=0)
+    positions = binary.Positions(at.target_N, at.weight_N, negative_NS, at.count)
+    loss_sum = binary.loss_sum(at.hidden_ND, table_VD, positions, jnp.float32(beta))
     return loss_sum / (1 + num_negatives), weight_BL.sum(dtype=jnp.float32)
 
 

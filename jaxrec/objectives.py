@@ -32,7 +32,7 @@ class Items(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TakesPacked:
-    """A loss that takes `losses.Packed` for hidden_BLD too; it is given them then."""
+    """A loss that can take `losses.Packed` for hidden_BLD, and is given them."""
 
     loss: Callable[..., tuple[Array, Array]]
 

@@ -14,6 +14,7 @@ dot product of its own differs in the last bit and would break ties at random.
 shard_map, and each row's ranks depend on that row alone.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -118,6 +119,40 @@ def _count(score_BC, target_score_B, target_B, seen: Seen, first: int | Array):
     )
 
 
+def in_row_blocks(
+    fn: Callable[..., Any], arrays: tuple[Array, ...], seen: Seen, row_block: int | None
+) -> Any:
+    """fn(*arrays, seen), for some rows at a time, so that what it makes is small.
+
+    Args:
+      fn: its results have the rows first, too.
+      arrays: [B, ...] each.
+      row_block: b, rows at a time; all of them if None.
+    """
+    num_rows = len(arrays[0])
+    if row_block is None or row_block >= num_rows:
+        return fn(*arrays, seen)
+    num_blocks = -(-num_rows // row_block)
+    fillers = num_blocks * row_block - num_rows
+
+    def blocks(x: Array) -> Array:
+        x = jnp.pad(x, ((0, fillers),) + ((0, 0),) * (x.ndim - 1))
+        return x.reshape(num_blocks, row_block, *x.shape[1:])
+
+    def one(block: tuple[Array, ...]) -> Any:
+        first, *arrays_b = block
+        row_H = seen.row_H - first
+        is_here_H = (row_H >= 0) & (row_H < row_block)
+        here = Seen(
+            jnp.where(is_here_H, row_H, 0), seen.item_H, seen.is_valid_H & is_here_H
+        )
+        return fn(*arrays_b, here)
+
+    firsts = jnp.arange(num_blocks, dtype=jnp.int32) * row_block
+    found = jax.lax.map(one, (firsts, *map(blocks, arrays)))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_rows], found)
+
+
 def target_ranks(
     hidden_BD: Array,
     table_VD: Array,
@@ -125,6 +160,7 @@ def target_ranks(
     target_B: Array,
     seen: Seen,
     *,
+    row_block: int | None = None,
     item_chunk: int | None = None,
 ) -> tuple[Ranks, Array]:
     """Ranks of the targets by the scores hidden_BD table_VD^T.
@@ -135,25 +171,35 @@ def target_ranks(
       is_item_V: bool, the rows that are items; PAD and MASK never compete.
       target_B: int32.
       seen: what the filtered rank leaves out.
-      item_chunk: C, scores held at a time; the whole catalogue if None. In chunks the
-        scores are computed twice: to find the target's, and to count.
+      row_block: rows scored at a time; all of them if None.
+      item_chunk: C, scores of a row held at a time; the whole catalogue if None. In
+        chunks the scores are computed twice: to find the target's, and to count.
 
     Returns:
       The ranks, and bool [B]: whether all of a row's scores are finite.
     """
+
+    def ranks_of(hidden_bD, target_b, seen: Seen) -> tuple[Ranks, Array]:
+        return _block_ranks(hidden_bD, table_VD, is_item_V, target_b, seen, item_chunk)
+
+    return in_row_blocks(ranks_of, (hidden_BD, target_B), seen, row_block)
+
+
+def _block_ranks(
+    hidden_BD, table_VD, is_item_V, target_B, seen: Seen, item_chunk: int | None
+) -> tuple[Ranks, Array]:
+    """`target_ranks` of one block of rows."""
     hidden_BD = hidden_BD.astype(jnp.float32)
     num_columns, num_items = len(table_VD), is_item_V.sum(dtype=jnp.int32)
     chunk = num_columns if item_chunk is None else min(item_chunk, num_columns)
     num_chunks = -(-num_columns // chunk)
-    padding = num_chunks * chunk - num_columns
-    table_VD = jnp.pad(table_VD, ((0, padding), (0, 0)))
-    is_item_V = jnp.pad(is_item_V, (0, padding))
     # Like the targets: under shard_map, what a scan carries must vary as they do.
     infinite_B = jnp.full_like(target_B, jnp.inf, dtype=jnp.float32)
 
-    def scores(first):
-        table_CD = jax.lax.dynamic_slice_in_dim(table_VD, first, chunk)
-        is_item_C = jax.lax.dynamic_slice_in_dim(is_item_V, first, chunk)
+    def scores(start, first):
+        table_CD = jax.lax.dynamic_slice_in_dim(table_VD, start, chunk)
+        is_item_C = jax.lax.dynamic_slice_in_dim(is_item_V, start, chunk)
+        is_item_C &= start + jnp.arange(chunk, dtype=jnp.int32) >= first
         score_BC = jnp.dot(
             hidden_BD,
             table_CD.T,
@@ -174,9 +220,12 @@ def target_ranks(
 
         def body(carry, first):
             found_B, counts, is_finite_B = carry
-            score_BC, is_chunk_finite_B = scores(first)
-            more = _count(score_BC, target_score_B, target_B, seen, first)
-            found_B = jnp.maximum(found_B, own(score_BC, first))
+            # The last chunk begins early enough to be a whole one: padding the table to
+            # a multiple would copy it. What had its turn does not compete again.
+            start = jnp.minimum(first, num_columns - chunk)
+            score_BC, is_chunk_finite_B = scores(start, first)
+            more = _count(score_BC, target_score_B, target_B, seen, start)
+            found_B = jnp.maximum(found_B, own(score_BC, start))
             counts = jax.tree.map(jnp.add, counts, more)
             return (found_B, counts, is_finite_B & is_chunk_finite_B), None
 
@@ -187,7 +236,7 @@ def target_ranks(
         return found_B, (counts, is_finite_B)
 
     if num_chunks == 1:
-        score_BC, is_finite_B = scores(0)
+        score_BC, is_finite_B = scores(0, 0)
         counts = _count(score_BC, own(score_BC, 0), target_B, seen, 0)
     else:
         # The same compiled sweep twice, so that both see the same bits.
@@ -245,6 +294,7 @@ def rank_step(
     max_length: int,
     num_rows: int,
     capacity: int,
+    row_block: int | None = None,
     item_chunk: int | None = None,
 ) -> tuple[Ranks, Array]:
     """Ranks of one chunk of held-out rows: encode, score, count. Pure.
@@ -252,7 +302,7 @@ def rank_step(
     Args:
       num_rows: R, packed rows of the encoder, enough for the chunk's windows.
       capacity: H, see `seen_items`.
-      item_chunk: see `target_ranks`.
+      row_block, item_chunk: see `target_ranks`.
 
     Returns:
       As `target_ranks`.
@@ -264,7 +314,13 @@ def rank_step(
     is_item_V = item_mask(len(table_VD), encoder.num_items)
     seen = seen_items(log, is_first_I, rows, capacity=capacity)
     return target_ranks(
-        hidden_BD, table_VD, is_item_V, rows.target_B, seen, item_chunk=item_chunk
+        hidden_BD,
+        table_VD,
+        is_item_V,
+        rows.target_B,
+        seen,
+        row_block=row_block,
+        item_chunk=item_chunk,
     )
 
 

@@ -25,161 +25,191 @@ _GPU_SETS, _GPU_POSITIONS = 32, 64
 
 
 class Sets(NamedTuple):
-    """G sets of negatives, each with the positions that compete with it.
+    """G sets of negatives, and the N positions that compete with them, set by set.
 
-    count_G: int32, positions of a set; the first of M in the arrays below.
-    target_GM: int32, row of the table; weight_GM: float32, 0 where there is no target.
+    first_G, count_G: int32, where in N a set's positions begin, and how many they are.
     negative_GS: int32, rows of the table.
-    sequence_GM: int32, which of a set's sequences a position is of.
+    target_N: int32, row of the table; weight_N: float32, 0 where there is no target.
+    sequence_N: int32, which of its set's C sequences a position is of.
     dropped_GCX: int32, places in the set that do not compete with the positions of its
       C-th sequence; out of range for padding. None if all do.
     """
 
+    first_G: Array
     count_G: Array
-    target_GM: Array
-    weight_GM: Array
     negative_GS: Array
-    sequence_GM: Array
+    target_N: Array
+    weight_N: Array
+    sequence_N: Array
     dropped_GCX: Array | None
 
 
 def loss_sum(
-    hidden_GMD: Array, table_VD: Array, sets: Sets, *, dtype: str = "float32"
+    hidden_ND: Array, table_VD: Array, sets: Sets, *, dtype: str = "float32"
 ) -> Array:
     """sum w (logsumexp(s_target, s_j for the negatives j) - s_target), in nats.
 
     Args:
-      hidden_GMD: float32; table_VD: float32; sets: see `Sets`.
+      hidden_ND: float32; table_VD: float32; sets: see `Sets`.
       dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply; the
         loss itself is float32.
 
     Returns:
-      A float32 scalar, with gradients to hidden_GMD and table_VD.
+      A float32 scalar, with gradients to hidden_ND and table_VD.
     """
     assert dtype in ("float32", "bfloat16"), dtype
-    return _loss_sum(hidden_GMD, table_VD, sets, dtype)
+    return _loss_sum(hidden_ND, table_VD, sets, dtype)
 
 
-def _value(hidden_GMD, table_VD, sets, dtype: str) -> Array:
-    return _over_sets(hidden_GMD, table_VD, sets, dtype)[0]
+def _value(hidden_ND, table_VD, sets, dtype: str) -> Array:
+    return _over_sets(hidden_ND, table_VD, sets, dtype)[0]
 
 
-def _forward(hidden_GMD, table_VD, sets, dtype: str):
-    total, *gradients = _over_sets(hidden_GMD, table_VD, sets, dtype)
+def _forward(hidden_ND, table_VD, sets, dtype: str):
+    total, *gradients = _over_sets(hidden_ND, table_VD, sets, dtype)
     return total, gradients
 
 
 def _backward(dtype: str, gradients, cotangent):
     del dtype
-    hidden_grad_GMD, table_grad_VD = gradients
-    return cotangent * hidden_grad_GMD, cotangent * table_grad_VD, None
+    hidden_grad_ND, table_grad_VD = gradients
+    return cotangent * hidden_grad_ND, cotangent * table_grad_VD, None
 
 
 _loss_sum = jax.custom_vjp(_value, nondiff_argnums=(3,))
 _loss_sum.defvjp(_forward, _backward)
 
 
-def _over_sets(hidden_GMD: Array, table_VD: Array, sets: Sets, dtype: str):
+class _Problem(NamedTuple):
+    """What does not change from one set to the next.
+
+    own_score_N: of the targets.
+    block: positions of a set at a time.
+    dtype: of the gradients' matmuls.
+    """
+
+    hidden_ND: Array
+    own_score_N: Array
+    sets: Sets
+    block: int
+    dtype: str
+
+
+class _Few(NamedTuple):
+    """The g sets that are worked on."""
+
+    first_g: Array
+    count_g: Array
+    negative_gSD: Array
+    competes_gCS: Array | None
+
+
+class _Sums(NamedTuple):
+    """What is added up, or put in its place, set by set.
+
+    lost_N: w (1 - the target's probability), minus the derivative by its score.
+    hidden_grad_ND: by the scores of the negatives alone.
+    """
+
+    total: Array
+    lost_N: Array
+    hidden_grad_ND: Array
+
+
+def _over_sets(hidden_ND: Array, table_VD: Array, sets: Sets, dtype: str):
     """(sum, dhidden, dtable): a few sets at a time, the largest first."""
-    num_sets, most, _ = hidden_GMD.shape
+    num_sets = len(sets.count_G)
     size, block = _SETS, _POSITIONS
     if not backend.is_cpu():
         size, block = _GPU_SETS, _GPU_POSITIONS
-    size, block = min(size, num_sets), min(block, most)
-    # Fillers read past the end: sets without a position, whose gradients are dropped.
+    size = min(size, num_sets)
+    own_ND = table_VD[sets.target_N]
+    own_score_N = (hidden_ND * own_ND).sum(axis=-1)
+    problem = _Problem(hidden_ND, own_score_N, sets, min(block, len(hidden_ND)), dtype)
+    # Fillers read past the end: sets without a position, whose gradients are 0.
     order_G = jnp.pad(
         jnp.argsort(-sets.count_G), (0, -num_sets % size), constant_values=num_sets
     )
 
     def body(i, carry):
-        total, hidden_grad_GMD, table_grad_VD = carry
+        sums, table_grad_VD = carry
         order_g = jax.lax.dynamic_slice_in_dim(order_G, i * size, size)
 
         def take(x_G):
             return x_G.at[order_g].get(mode="fill", fill_value=0)
 
-        def take_padded(x_GM):
-            axes = [(0, 0), (0, -most % block)] + [(0, 0)] * (x_GM.ndim - 2)
-            return jnp.pad(take(x_GM), axes)
-
-        chosen = Sets(
+        negative_gS = take(sets.negative_GS)
+        dropped_GCX = sets.dropped_GCX
+        few = _Few(
+            take(sets.first_G),
             take(sets.count_G),
-            take_padded(sets.target_GM),
-            take_padded(sets.weight_GM),
-            take(sets.negative_GS),
-            take_padded(sets.sequence_GM),
-            None if sets.dropped_GCX is None else take(sets.dropped_GCX),
+            table_VD[negative_gS],
+            None if dropped_GCX is None else _competes(negative_gS, take(dropped_GCX)),
         )
-        some, hidden_grad_gMD, own_grad_gMD, negative_grad_gSD = _few_sets(
-            take_padded(hidden_GMD), table_VD, chosen, block, dtype
-        )
-        table_grad_VD = table_grad_VD.at[chosen.target_GM].add(own_grad_gMD)
-        table_grad_VD = table_grad_VD.at[chosen.negative_GS].add(negative_grad_gSD)
-        hidden_grad_GMD = hidden_grad_GMD.at[order_g].set(
-            hidden_grad_gMD[:, :most], mode="drop"
-        )
-        return total + some, hidden_grad_GMD, table_grad_VD
+        sums, negative_grad_gSD = _few_sets(problem, few, sums)
+        return sums, table_grad_VD.at[negative_gS].add(negative_grad_gSD)
 
-    start = (
-        jnp.zeros((), jnp.float32),
-        jnp.zeros_like(hidden_GMD),
-        jnp.zeros_like(table_VD),
+    start = _Sums(
+        jnp.zeros((), jnp.float32), jnp.zeros_like(own_score_N), jnp.zeros_like(own_ND)
     )
-    return jax.lax.fori_loop(0, len(order_G) // size, body, start)
+    sums, table_grad_VD = jax.lax.fori_loop(
+        0, len(order_G) // size, body, (start, jnp.zeros_like(table_VD))
+    )
+    lost_N1 = sums.lost_N[:, None]
+    hidden_grad_ND = sums.hidden_grad_ND - lost_N1 * own_ND
+    table_grad_VD = table_grad_VD.at[sets.target_N].add(-lost_N1 * hidden_ND)
+    return sums.total, hidden_grad_ND, table_grad_VD
 
 
-def _few_sets(hidden_GMD, table_VD, sets: Sets, block: int, dtype: str):
-    """(sum, dhidden, d of the targets' rows, d of the negatives' rows)."""
-    negative_GSD = table_VD[sets.negative_GS]
-    rows_GSD = negative_GSD.astype(dtype)
-    own_GMD = table_VD[sets.target_GM]
-    competes_GCS = _competes(sets)
-    num_blocks = (sets.count_G.max() + block - 1) // block
+def _few_sets(problem: _Problem, few: _Few, sums: _Sums) -> tuple[_Sums, Array]:
+    """The sums with the sets' positions, and d of the negatives' rows."""
+    block, dtype = problem.block, problem.dtype
+    rows_gSD = few.negative_gSD.astype(dtype)
+    set_g1 = jnp.arange(len(few.first_g))[:, None]
 
     def body(i, carry):
-        total, hidden_grad_GMD, own_grad_GMD, negative_grad_GSD = carry
+        (total, lost_N, hidden_grad_ND), negative_grad_gSD = carry
+        place_1P = i * block + jnp.arange(block, dtype=jnp.int32)[None]
+        is_position_gP = place_1P < few.count_g[:, None]
+        index_gP = few.first_g[:, None] + place_1P
+        index_gP = jnp.where(is_position_gP, index_gP, len(lost_N))
 
-        def cut(x_GM):
-            return jax.lax.dynamic_slice_in_dim(x_GM, i * block, block, axis=1)
+        def take(x_N):
+            return x_N.at[index_gP].get(mode="fill", fill_value=0)
 
-        def put(x_GMD, x_GPD):
-            return jax.lax.dynamic_update_slice_in_dim(x_GMD, x_GPD, i * block, axis=1)
+        def put(x_N, x_gP):
+            return x_N.at[index_gP].set(x_gP, mode="drop")
 
-        hidden_GPD, own_GPD = cut(hidden_GMD), cut(own_GMD)
-        weight_GP = cut(sets.weight_GM)
-        own_score_GP1 = (hidden_GPD * own_GPD).sum(axis=-1, keepdims=True)
+        hidden_gPD, weight_gP = take(problem.hidden_ND), take(problem.sets.weight_N)
         # log(e^t + sum e^s) - t = softplus(logsumexp(s - t)), which is exact whatever
         # the scores have in common.
-        margin_GPS = jnp.einsum("gpd,gsd->gps", hidden_GPD, negative_GSD)
-        margin_GPS -= own_score_GP1
-        if competes_GCS is not None:
-            set_G1 = jnp.arange(len(competes_GCS))[:, None]
-            competes_GPS = competes_GCS[set_G1, cut(sets.sequence_GM)]
-            margin_GPS = jnp.where(competes_GPS, margin_GPS, -jnp.inf)
-        highest_GP1 = margin_GPS.max(axis=-1, keepdims=True)
+        margin_gPS = jnp.einsum("gpd,gsd->gps", hidden_gPD, few.negative_gSD)
+        margin_gPS -= take(problem.own_score_N)[..., None]
+        if few.competes_gCS is not None:
+            competes_gPS = few.competes_gCS[set_g1, take(problem.sets.sequence_N)]
+            margin_gPS = jnp.where(competes_gPS, margin_gPS, -jnp.inf)
+        highest_gP1 = margin_gPS.max(axis=-1, keepdims=True)
         # All may be dropped, and the difference of two infinities is NaN.
-        highest_GP1 = jnp.maximum(highest_GP1, jnp.finfo(jnp.float32).min)
-        unnormalised_GPS = jnp.exp(margin_GPS - highest_GP1)
-        sum_GP1 = unnormalised_GPS.sum(axis=-1, keepdims=True)
-        others_GP = (highest_GP1 + jnp.log(sum_GP1))[..., 0]
-        loss_GP = jax.nn.softplus(others_GP)
-        total += jnp.where(weight_GP > 0, weight_GP * loss_GP, 0).sum()
-        lost_GP1 = (weight_GP * jax.nn.sigmoid(others_GP))[..., None]
-        grad_GPS = unnormalised_GPS * (lost_GP1 / jnp.where(sum_GP1 > 0, sum_GP1, 1))
+        highest_gP1 = jnp.maximum(highest_gP1, jnp.finfo(jnp.float32).min)
+        unnormalised_gPS = jnp.exp(margin_gPS - highest_gP1)
+        sum_gP1 = unnormalised_gPS.sum(axis=-1, keepdims=True)
+        others_gP = (highest_gP1 + jnp.log(sum_gP1))[..., 0]
+        loss_gP = jax.nn.softplus(others_gP)
+        total += jnp.where(weight_gP > 0, weight_gP * loss_gP, 0).sum()
+        lost_gP = weight_gP * jax.nn.sigmoid(others_gP)
+        scale_gP1 = lost_gP[..., None] / jnp.where(sum_gP1 > 0, sum_gP1, 1)
+        grad_gPS = unnormalised_gPS * scale_gP1
         if dtype != "float32":
-            grad_GPS = jax.lax.optimization_barrier(rounded(grad_GPS, dtype))
-        hidden_grad_GPD = _dot("gps,gsd->gpd", grad_GPS, rows_GSD)
-        hidden_grad_GPD -= lost_GP1 * own_GPD
-        negative_grad_GSD += _dot("gps,gpd->gsd", grad_GPS, hidden_GPD.astype(dtype))
+            grad_gPS = jax.lax.optimization_barrier(rounded(grad_gPS, dtype))
+        hidden_grad_gPD = _dot("gps,gsd->gpd", grad_gPS, rows_gSD)
+        negative_grad_gSD += _dot("gps,gpd->gsd", grad_gPS, hidden_gPD.astype(dtype))
         return (
-            total,
-            put(hidden_grad_GMD, hidden_grad_GPD),
-            put(own_grad_GMD, -lost_GP1 * hidden_GPD),
-            negative_grad_GSD,
+            _Sums(total, put(lost_N, lost_gP), put(hidden_grad_ND, hidden_grad_gPD)),
+            negative_grad_gSD,
         )
 
-    zero, zero_GMD = jnp.zeros((), jnp.float32), jnp.zeros_like(hidden_GMD)
-    start = (zero, zero_GMD, zero_GMD, jnp.zeros_like(negative_GSD))
+    num_blocks = (few.count_g.max() + block - 1) // block
+    start = (sums, jnp.zeros_like(few.negative_gSD))
     return jax.lax.fori_loop(0, num_blocks, body, start)
 
 
@@ -187,15 +217,10 @@ def _dot(spec: str, a: Array, b: Array) -> Array:
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
-def _competes(sets: Sets) -> Array | None:
-    """bool [G, C, S]: which of a set's items compete with each of its sequences."""
-    if sets.dropped_GCX is None:
-        return None
-    num_sets, num_sequences, _ = sets.dropped_GCX.shape
-    shape = (num_sets, num_sequences, sets.negative_GS.shape[1])
-    set_G11 = jnp.arange(num_sets)[:, None, None]
+def _competes(negative_gS: Array, dropped_gCX: Array) -> Array:
+    """bool [g, C, S]: which of a set's items compete with each of its sequences."""
+    num_sets, num_sequences, _ = dropped_gCX.shape
+    set_g11 = jnp.arange(num_sets)[:, None, None]
     sequence_1C1 = jnp.arange(num_sequences)[None, :, None]
-    competes_GCS = jnp.ones(shape, bool)
-    return competes_GCS.at[set_G11, sequence_1C1, sets.dropped_GCX].set(
-        False, mode="drop"
-    )
+    competes_gCS = jnp.ones((num_sets, num_sequences, negative_gS.shape[1]), bool)
+    return competes_gCS.at[set_g11, sequence_1C1, dropped_gCX].set(False, mode="drop")

@@ -134,10 +134,8 @@ def top_step(
     else:
         zero_1 = jnp.zeros(1, jnp.int32)
         seen = Seen(zero_1, zero_1, zero_1 > 0)
-    item_chunk = evaluator.item_chunk(len(table_VD), len(hidden_BD))
-    return top_items(
-        hidden_BD, table_VD, is_allowed_V, seen, k=k, item_chunk=item_chunk
-    )
+    cuts = evaluator.top_cuts(len(table_VD), len(hidden_BD))
+    return top_items(hidden_BD, table_VD, is_allowed_V, seen, k=k, **cuts)
 
 
 def hidden_step(
@@ -165,10 +163,8 @@ def neighbours_step(
     """The k highest dot products of each item with others than itself. Pure."""
     row_B = jnp.arange(len(item_B), dtype=jnp.int32)
     itself = Seen(row_B, item_B, item_B > 0)
-    item_chunk = evaluator.item_chunk(len(table_VD), len(item_B))
-    return top_items(
-        table_VD[item_B], table_VD, is_allowed_V, itself, k=k, item_chunk=item_chunk
-    )
+    cuts = evaluator.top_cuts(len(table_VD), len(item_B))
+    return top_items(table_VD[item_B], table_VD, is_allowed_V, itself, k=k, **cuts)
 
 
 _SHAPES = ("encoder", "max_length", "num_rows", "capacity")

@@ -101,7 +101,8 @@ def encode_rows(params, encoder, rows, dropout_key) -> Array:
     num_rows, row_length = rows[0].shape
     num_parts = 1
     if backend.is_cpu():
-        num_parts = max(1, min(_CPU_PARTS, num_rows * row_length // _PART_TOKENS))
+        num_parts = min(_CPU_PARTS, num_rows, num_rows * row_length // _PART_TOKENS)
+        num_parts = max(1, num_parts)
     edges = [i * num_rows // num_parts for i in range(num_parts + 1)]
     parts = [
         encoder.apply(

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrec.ranking import Seen
+from jaxrec.ranking import Seen, in_row_blocks
 
 Array = jax.Array
 
@@ -15,6 +15,7 @@ def top_items(
     seen: Seen,
     *,
     k: int,
+    row_block: int | None = None,
     item_chunk: int | None = None,
 ) -> tuple[Array, Array]:
     """The k highest of the scores hidden_BD table_VD^T in each row, best first.
@@ -35,12 +36,24 @@ def top_items(
         PAD or MASK.
       seen: items that a row leaves out besides.
       k: K, at most V.
+      row_block: rows scored at a time; all of them if None.
       item_chunk: C, items scored at a time; the whole catalogue if None.
 
     Returns:
       (score_BK float32, item_BK int32). Where fewer than k items are left, the rest has
       the score -inf and items without a meaning.
     """
+
+    def best_of(hidden_bD, seen: Seen) -> tuple[Array, Array]:
+        return _block_top_items(hidden_bD, table_VD, is_allowed_V, seen, k, item_chunk)
+
+    return in_row_blocks(best_of, (hidden_BD,), seen, row_block)
+
+
+def _block_top_items(
+    hidden_BD, table_VD, is_allowed_V, seen: Seen, k: int, item_chunk: int | None
+) -> tuple[Array, Array]:
+    """`top_items` of one block of rows."""
     hidden_BD = hidden_BD.astype(jnp.float32)
     num_rows, num_columns = len(hidden_BD), len(table_VD)
     chunk = num_columns if item_chunk is None else min(item_chunk, num_columns)

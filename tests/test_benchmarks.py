@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 
 from benchmarks import first_batch, page, peers, profile_step, sizes
@@ -22,8 +23,9 @@ from benchmarks.drivers.bench import (
     Measured,
     Task,
 )
-from jaxrec import record
+from jaxrec import objectives, record, steps
 from jaxrec.errors import InputError
+from jaxrec.objectives import TakesPacked
 
 ROOT = Path(page.__file__).parents[1]
 RECORD = {
@@ -403,6 +405,16 @@ def test_bad_options(argv, message):
 def test_bad_options_end_a_command_before_it_measures(command, argv, message):
     with pytest.raises(InputError, match=message):
         command.main([*argv.split()])
+
+
+def test_a_profile_is_of_the_program_that_trains():
+    """Names are given to a loss; whether it takes packed states is as before."""
+    ours, own = objectives.ce(), objectives.Objective(None, lambda *_: None)
+    update = optax.sgd(1.0)
+    for objective in (ours, own):
+        recipe = steps.Recipe(None, objective, update, 1, 1, seed=0)
+        loss = profile_step.named(recipe).objective.loss
+        assert isinstance(loss, TakesPacked) == (objective is ours)
 
 
 def test_shapes_are_those_of_the_configs(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import batches, data, evaluator, models
+from jaxrec import backend, batches, data, evaluator, models
 from jaxrec.data import Holdout
 from jaxrec.errors import InputError
 from jaxrec.ranking import Ranks
@@ -213,6 +213,7 @@ def test_a_holdout_without_rows_is_an_input_error(split, evaluators):
 def test_popularity_equals_counting(split, is_large, monkeypatch):
     asked = []
     if is_large:  # a catalogue beyond the budget is cut into chunks
+        monkeypatch.setattr(evaluator, "row_block", lambda *_: 4)
         monkeypatch.setattr(evaluator, "item_chunk", lambda *a: asked.append(a) or 10)
     count_V = np.zeros(NUM_ITEMS + 1)
     dataset = split.dataset
@@ -222,7 +223,7 @@ def test_popularity_equals_counting(split, is_large, monkeypatch):
     expected = [ranks_of_scores(count_V, *row) for row in histories(split, holdout)]
     ranks = evaluator.popularity_ranks(split, holdout, batch_size=11)
     np.testing.assert_array_equal(ranks, np.array(expected).T)
-    assert asked == ([(NUM_ITEMS + 1, 11)] if is_large else [])
+    assert asked == ([(NUM_ITEMS + 1, 4)] if is_large else [])
 
 
 def test_items_are_cut_into_chunks_only_beyond_the_budget():
@@ -232,6 +233,25 @@ def test_items_are_cut_into_chunks_only_beyond_the_budget():
     assert evaluator.item_chunk(3 * most, 256) == most
     assert evaluator.item_chunk(300_001, 256) == 150_001
     assert evaluator.item_chunk(2000, 2**26) == 1000
+
+
+def test_rows_are_scored_in_blocks_on_a_cpu_alone(monkeypatch):
+    """2^21 scores at the most, in a power of two of rows, but 16 rows at the least."""
+    for is_cpu, expected in ((True, [256, 32, 16, 16, 8]), (False, [256] * 4 + [8])):
+        monkeypatch.setattr(backend, "is_cpu", lambda is_cpu=is_cpu: is_cpu)
+        catalogues = [(8192, 256), (54_544, 256), (2**17, 256), (10**6, 256), (9, 8)]
+        assert [evaluator.row_block(*shape) for shape in catalogues] == expected
+
+
+def test_the_best_of_a_large_catalogue_are_found_in_chunks_of_it():
+    """In blocks of rows while all the scores are few, in chunks of items beyond."""
+    small, large = evaluator.top_cuts(54_544, 256), evaluator.top_cuts(10**6, 256)
+    assert small == {"row_block": 32, "item_chunk": None}
+    assert large == {"row_block": None, "item_chunk": 250_000}
+    # Ranks would score the chunks twice: a row's scores stay whole for longer.
+    ranks = evaluator.rank_cuts(10**6, 256)
+    assert ranks == {"row_block": 16, "item_chunk": None}
+    assert evaluator.rank_cuts(2**22 + 1, 256)["item_chunk"] == 2**21 + 1
 
 
 def test_subset_is_drawn_once_by_the_seed(split):

@@ -558,27 +558,46 @@ def test_packed_states_have_the_same_loss_and_gradients(form, num_rows):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_memory_of_packed_states_is_that_of_their_places(form):
-    """Nothing as wide as a state is made for padding: 64 places of 40,000. (For sets of
-    negatives it is 64 a set, two times.)"""
+def test_memory_of_packed_states_is_that_of_their_rows(form):
+    """Nothing as wide as a state is made for padding: two rows for 100 windows."""
     size, length, width = 100, 400, 256
-    hidden_BLD, table_VD, _, _, candidates = problem(form, size=size)
+    candidates = problem(form, size=size)[-1]
     if isinstance(candidates, Separate):
         candidates = Separate(np.ones((size, length, 2), np.int32))
+    shape_BL = (size, length)
     hidden = losses.Packed(
-        jax.ShapeDtypeStruct((8, 8, width), np.float32),
-        jax.ShapeDtypeStruct((size, length), np.int32),
+        jax.ShapeDtypeStruct((2, length, width), np.float32),
+        jax.ShapeDtypeStruct(shape_BL, np.int32),
     )
-    fn = functools.partial(mean_loss, LOSSES[form])
-    program = jax.jit(jax.grad(fn, (0, 1), has_aux=True, allow_int=True)).lower(
+    program = gradients_fn(form).lower(
         hidden,
         jax.ShapeDtypeStruct((NUM_ROWS, width), np.float32),
-        jax.ShapeDtypeStruct((size, length), np.int32),
-        jax.ShapeDtypeStruct((size, length), np.float32),
+        jax.ShapeDtypeStruct(shape_BL, np.int32),
+        jax.ShapeDtypeStruct(shape_BL, np.float32),
         candidates,
     )
     num_bytes = program.compile().memory_analysis().temp_size_in_bytes
-    assert 0 < num_bytes < 4 * size * length * width / 2
+    assert 0 < num_bytes < 4 * size * length * width / 4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_more_weights_than_states_are_not_read_past_the_end(form):
+    """A caller's mistake costs the positions without a place, and nothing else."""
+    hidden_BLD, table_VD, target_BL, weight_BL, candidates = problem(form)
+    weight_BL = np.maximum(weight_BL, 0.1)
+    rest = table_VD, target_BL, weight_BL, candidates
+    first_BL = np.arange(weight_BL.size).reshape(weight_BL.shape) < 20
+    place_BL = np.where(first_BL, np.cumsum(first_BL.ravel()).reshape(5, 13) - 1, 20)
+    hidden = losses.Packed(
+        hidden_BLD[first_BL].reshape(2, 10, WIDTH), place_BL.astype(np.int32)
+    )
+    (grad, table_grad_VD), (loss_sum, _) = gradients(form, hidden, *rest)
+    first = table_VD, target_BL, np.where(first_BL, weight_BL, 0), candidates
+    expected, (expected_sum, weight) = gradients(form, hidden_BLD, *first)
+    scale = weight / weight_BL.sum()  # of means over all weights
+    assert_close(loss_sum, expected_sum)
+    assert_close(grad.hidden_RTD, scale * expected[0][first_BL].reshape(2, 10, WIDTH))
+    assert_close(table_grad_VD, scale * expected[1])
 
 
 @pytest.mark.parametrize("form", DISTINCT_FORMS)

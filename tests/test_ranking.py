@@ -45,14 +45,18 @@ def slow_ranks(score_V, target, history, num_items=NUM_ITEMS):
     return filtered, place(items), ties
 
 
-@partial(jax.jit, static_argnames=("capacity", "item_chunk", "num_items"))
-def rank(
-    log, is_first_I, rows, hidden_BD, table_VD, *, capacity, item_chunk, num_items
-):
+@partial(jax.jit, static_argnames=("capacity", "cuts", "num_items"))
+def rank(log, is_first_I, rows, hidden_BD, table_VD, *, capacity, cuts, num_items):
     seen = ranking.seen_items(log, is_first_I, rows, capacity=capacity)
     is_item_V = ranking.item_mask(len(table_VD), num_items)
     return ranking.target_ranks(
-        hidden_BD, table_VD, is_item_V, rows.target_B, seen, item_chunk=item_chunk
+        hidden_BD,
+        table_VD,
+        is_item_V,
+        rows.target_B,
+        seen,
+        row_block=cuts[0],
+        item_chunk=cuts[1],
     )
 
 
@@ -76,13 +80,14 @@ class Case:
             Rows(*(x.astype(np.int32) for x in filled), slot_B=None),
         )
 
-    def ranks(self, hidden_BD, table_VD, *, item_chunk=None, num_fillers=0, spare=0):
+    def ranks(self, hidden_BD, table_VD, *, cuts=(None, None), num_fillers=0, spare=0):
+        """cuts: row_block and item_chunk."""
         ranks, is_finite_B = rank(
             *self.arguments(num_fillers=num_fillers),
             np.pad(hidden_BD, ((0, num_fillers), (0, 0))),
             table_VD,
             capacity=self.capacity + spare,
-            item_chunk=item_chunk,
+            cuts=cuts,
             num_items=self.num_items,
         )
         return jax.device_get((ranks, is_finite_B))
@@ -119,13 +124,17 @@ def integer_arrays(rng, num_rows, num_items=NUM_ITEMS):
     return hidden_BD, table_VD
 
 
-@pytest.mark.parametrize("item_chunk", [None, 1, 5, 24, 1000])
-def test_equals_sorting(item_chunk):
+@pytest.mark.parametrize(
+    "cuts",
+    [(None, None), (None, 1), (None, 5), (None, 24), (8, 1000), (4, None), (1, 7)],
+    ids=str,
+)
+def test_equals_sorting(cuts):
     rng = np.random.default_rng(0)
     num_tied = 0
     for _ in range(20):
         hidden_BD, table_VD = integer_arrays(rng, len(CASE.targets))
-        ranks, is_finite_B = CASE.ranks(hidden_BD, table_VD, item_chunk=item_chunk)
+        ranks, is_finite_B = CASE.ranks(hidden_BD, table_VD, cuts=cuts)
         np.testing.assert_array_equal(ranks, CASE.slow(hidden_BD, table_VD))
         assert is_finite_B.all()
         num_tied += (ranks.ties > 0).sum()
@@ -147,8 +156,10 @@ def test_fillers_and_spare_capacity_change_nothing(num_fillers, spare):
     np.testing.assert_array_equal(real, CASE.slow(*arrays))
 
 
-@pytest.mark.parametrize("item_chunk", [None, 64])
-def test_float_scores_are_ranked_alike_in_chunks_to_the_last_row(item_chunk):
+@pytest.mark.parametrize(
+    "cuts", [(None, None), (None, 64), (16, None), (16, 64)], ids=str
+)
+def test_float_scores_are_ranked_alike_in_chunks_to_the_last_row(cuts):
     num_items, num_rows = 401, 64
     rng = np.random.default_rng(2)
     logs = [
@@ -162,18 +173,18 @@ def test_float_scores_are_ranked_alike_in_chunks_to_the_last_row(item_chunk):
     own_B1 = np.take_along_axis(score_BV, np.array(case.targets)[:, None], axis=1)
     # No competitor comes so near that float32, good to 5e-6 here, could swap the two.
     assert np.sort(np.abs(score_BV - own_B1), axis=1)[:, 1].min() > 5e-6
-    ranks, _ = case.ranks(hidden_BD, table_VD, item_chunk=item_chunk)
+    ranks, _ = case.ranks(hidden_BD, table_VD, cuts=cuts)
     np.testing.assert_array_equal(ranks, case.slow(hidden_BD, table_VD))
     assert not ranks.ties.any()
 
 
-@pytest.mark.parametrize("item_chunk", [None, 5])
-def test_a_collapsed_model_ranks_last(item_chunk):
+@pytest.mark.parametrize("cuts", [(None, None), (None, 5), (4, None)], ids=str)
+def test_a_collapsed_model_ranks_last(cuts):
     """Equal rows of floats: all scores must be equal to the last bit."""
     rng = np.random.default_rng(3)
     hidden_BD = rng.normal(size=(len(CASE.targets), 17)).astype(np.float32)
     table_VD = np.tile(rng.normal(size=17).astype(np.float32), (NUM_ITEMS + 2, 1))
-    ranks, _ = CASE.ranks(hidden_BD, table_VD, item_chunk=item_chunk)
+    ranks, _ = CASE.ranks(hidden_BD, table_VD, cuts=cuts)
     num_unseen = [NUM_ITEMS - len(set(history)) for history in CASE.histories]
     num_unseen[1] = num_unseen[6] = NUM_ITEMS + 1  # misses
     np.testing.assert_array_equal(ranks.filtered, num_unseen)
@@ -181,19 +192,19 @@ def test_a_collapsed_model_ranks_last(item_chunk):
     np.testing.assert_array_equal(ranks.ties, NUM_ITEMS - 1)
 
 
-@pytest.mark.parametrize("item_chunk", [None, 5])
+@pytest.mark.parametrize("cuts", [(None, None), (None, 5), (4, None)], ids=str)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_not_finite_are_told_by_row(value, item_chunk):
+def test_scores_that_are_not_finite_are_told_by_row(value, cuts):
     hidden_BD, table_VD = integer_arrays(np.random.default_rng(4), len(CASE.targets))
     hidden_BD[5, 1] = value
-    _, is_finite_B = CASE.ranks(hidden_BD, table_VD, item_chunk=item_chunk)
+    _, is_finite_B = CASE.ranks(hidden_BD, table_VD, cuts=cuts)
     np.testing.assert_array_equal(is_finite_B, np.arange(len(CASE.targets)) != 5)
     hidden_BD[5, 1] = 1
     table_VD[[0, -1]] = value  # no items: their scores are nobody's
-    _, is_finite_B = CASE.ranks(hidden_BD, table_VD, item_chunk=item_chunk)
+    _, is_finite_B = CASE.ranks(hidden_BD, table_VD, cuts=cuts)
     assert is_finite_B.all()
     table_VD[17] = value
-    _, is_finite_B = CASE.ranks(hidden_BD, table_VD, item_chunk=item_chunk)
+    _, is_finite_B = CASE.ranks(hidden_BD, table_VD, cuts=cuts)
     assert not is_finite_B.any()
 
 
@@ -282,7 +293,7 @@ def by_shard_map(step, params, log, is_first_I, rows):
     return jax.jit(sharded)(params, log, is_first_I, rows)
 
 
-def ranked_on_8_devices(split, encoder, params, item_chunk) -> list[Ranks]:
+def ranked_on_8_devices(split, encoder, params, **cuts) -> list[Ranks]:
     """Ranks in the holdout's order, by each driver."""
     chunks = evaluator.cut(
         split, split.test, batch_size=6, max_length=MAX_LENGTH, is_cloze=False
@@ -295,7 +306,7 @@ def ranked_on_8_devices(split, encoder, params, item_chunk) -> list[Ranks]:
         max_length=MAX_LENGTH,
         num_rows=chunks.num_rows,
         capacity=chunks.capacity,
-        item_chunk=item_chunk,
+        **cuts,
     )
     log = batches.log_on_device(split.dataset)
     is_first_I = jnp.asarray(ranking.first_occurrence(split.dataset))
@@ -323,7 +334,7 @@ def test_jit_equals_pmap_equals_shard_map_equals_sorting(split):
         history = items[offsets[user] : end]
         score_V = table_VD @ table_VD[history[-MAX_LENGTH:]].sum(axis=0)
         expected.append(slow_ranks(score_V, target, history))
-    for ranks in ranked_on_8_devices(split, encoder, params, item_chunk=None):
+    for ranks in ranked_on_8_devices(split, encoder, params, row_block=4):
         np.testing.assert_array_equal(ranks, np.array(expected).T)
 
 

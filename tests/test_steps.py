@@ -34,6 +34,9 @@ LENGTH_U = np.array([min(len(items) - 1, MAX_LENGTH) for items in HISTORIES])
 ADAM = {"learning_rate": 0.1, "b1": 0.8, "b2": 0.9, "eps": 0.1}
 # A float32 forward and backward pass of a small encoder, its sums in another order.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
+BERT4REC = models.BERT4Rec(
+    NUM_ITEMS, width=4, num_layers=1, dropout=0.0, num_positions=MAX_LENGTH
+)
 
 
 def items_of(num_table_rows=NUM_ITEMS + 1) -> Items:
@@ -71,7 +74,9 @@ def dispatch(recipe, state, user_SB, *, slots=None):
     """The steps of user_SB, by default packed into as few rows as possible."""
     slot_SB, num_rows = slots or packed(user_SB)
     call = jitted(recipe, num_rows)
-    return call(state, LOG, TRAIN_END_U, items_of(), np.array(user_SB), slot_SB)
+    is_cloze = recipe.encoder.objective == "cloze"  # then MASK is in the table
+    items = items_of(NUM_ITEMS + 1 + is_cloze)
+    return call(state, LOG, TRAIN_END_U, items, np.array(user_SB), slot_SB)
 
 
 def assert_close(trees_a, trees_b):
@@ -354,3 +359,58 @@ def test_what_is_chosen_for_another_device_trains_alike(
         (mine.params, mine_sums),
         (other.params, other_sums),
     )
+
+
+@pytest.mark.parametrize(
+    ("encoder", "objective"),
+    [
+        (SASREC, objectives.ce(exclude_window=True)),
+        (SASREC, objectives.sampled_ce(num_negatives=2)),
+        (SASREC, objectives.sampled_ce(num_negatives=2, share=5)),
+        (SASREC, objectives.gbce(num_negatives=2)),
+        (BERT4REC, objectives.ce()),
+    ],
+    ids="ce sampled shared gbce cloze".split(),
+)
+def test_packed_states_train_as_those_of_the_padded_batch(encoder, objective):
+    """What a loss that does not take them packed is given; gradients by SGD."""
+    recipe = RECIPE._replace(
+        encoder=encoder, objective=objective, optimiser=optax.sgd(1.0)
+    )
+    shapes = []
+
+    def padded(hidden_BLD, *rest):
+        shapes.append(hidden_BLD.shape)
+        return objective.loss.loss(hidden_BLD, *rest)
+
+    start = steps.init_state(recipe)
+    slot_SB = MAX_LENGTH * np.array([[4, 2, 0, 5, 1], [0, 1, 3, 4, 5]], np.int32)
+    mine, other = (
+        dispatch(one, start, [[2, 0, 4, 1, 3]] * 2, slots=(slot_SB, 6))
+        for one in (
+            recipe,
+            recipe._replace(objective=objective._replace(loss=padded)),
+        )
+    )
+    assert set(shapes) == {(5, MAX_LENGTH, 4)}
+    assert_close((mine[0].params, mine[1]), (other[0].params, other[1]))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [objectives.ce(), objectives.sampled_ce(num_negatives=2), objectives.bce()],
+    ids="ce sampled bce".split(),
+)
+def test_a_step_makes_nothing_wide_for_padding(objective):
+    """Two rows for 256 windows: no hidden states of all of their positions."""
+    size, length, width = 256, 200, 64
+    encoder = models.SASRec(
+        NUM_ITEMS, width=width, num_layers=1, dropout=0.0, num_positions=length
+    )
+    recipe = RECIPE._replace(encoder=encoder, objective=objective, max_length=length)
+    user_1B = jax.ShapeDtypeStruct((1, size), np.int32)
+    state = jax.eval_shape(lambda: steps.init_state(recipe))
+    step = jax.jit(functools.partial(steps.train_steps, recipe=recipe, num_rows=2))
+    program = step.lower(state, LOG, TRAIN_END_U, items_of(), user_1B, user_1B)
+    num_bytes = program.compile().memory_analysis().temp_size_in_bytes
+    assert 0 < num_bytes < 4 * size * length * width / 2

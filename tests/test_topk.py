@@ -17,8 +17,11 @@ def integers(*shape):
 
 
 @pytest.mark.parametrize("k", [1, 5, 12])
-@pytest.mark.parametrize("item_chunk", [None, 4, 7, 29, 30, 100])
-def test_is_a_sort_of_what_is_left(item_chunk, k):
+@pytest.mark.parametrize(
+    ("item_chunk", "row_block"),
+    [*((size, None) for size in (None, 4, 7, 29, 30, 100)), (None, 4), (7, 4)],
+)
+def test_is_a_sort_of_what_is_left(item_chunk, row_block, k):
     num_rows, num_columns = 6, 30
     rng = np.random.default_rng(0)
     hidden_BD, table_VD = integers(num_rows, 4), integers(num_columns, 4)
@@ -29,8 +32,15 @@ def test_is_a_sort_of_what_is_left(item_chunk, k):
         jnp.array([v for _, v in pairs], jnp.int32),
         jnp.array([i % 5 != 0 for i in range(len(pairs))]),
     )
-    score_BK, item_BK = jax.jit(top_items, static_argnames=("k", "item_chunk"))(
-        hidden_BD, table_VD, is_allowed_V, seen, k=k, item_chunk=item_chunk
+    best = jax.jit(top_items, static_argnames=("k", "row_block", "item_chunk"))
+    score_BK, item_BK = best(
+        hidden_BD,
+        table_VD,
+        is_allowed_V,
+        seen,
+        k=k,
+        row_block=row_block,
+        item_chunk=item_chunk,
     )
     for b in range(num_rows):
         left_out = {v for i, (row, v) in enumerate(pairs) if row == b and i % 5}

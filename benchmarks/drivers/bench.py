@@ -197,7 +197,9 @@ def measure_all(
         if one is None:
             if time.monotonic() >= until:
                 return None
+            began = time.time()
             one = measure(task)
+            one.line["clock_s"] = [began, time.time()]
             kept.add(one)
             cost = f"{one.seconds_per_epoch:8.1f} s" if one.has_run else "  not run"
             name = f"{TITLES[task.system]}, {task.setting.name}"

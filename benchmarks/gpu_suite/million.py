@@ -149,7 +149,7 @@ def ranks_program(scale: Scale) -> tuple[jax.stages.Compiled, tuple]:
     task = jax.jit(ranking_speed.make_task, static_argnums=(0, 1, 2))(
         scale.num_items, scale.users, scale.width
     )
-    chunk = evaluator.item_chunk(scale.num_items + 1, scale.batch_size)
+    cuts = evaluator.rank_cuts(scale.num_items + 1, scale.batch_size)
     num_batches = scale.users // scale.batch_size
 
     def batched(x: jax.Array) -> jax.Array:
@@ -165,7 +165,7 @@ def ranks_program(scale: Scale) -> tuple[jax.stages.Compiled, tuple]:
             hidden_BD, target_B, item_H = batch
             seen = Seen(row_H, item_H, is_valid_H)
             found, _ = ranking.target_ranks(
-                hidden_BD, table_VD, is_item_V, target_B, seen, item_chunk=chunk
+                hidden_BD, table_VD, is_item_V, target_B, seen, **cuts
             )
             return found.filtered
 
