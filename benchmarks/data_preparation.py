@@ -10,17 +10,21 @@ the process from its first import to the Split; the peak is of its resident memo
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from jaxrec import record
+from jaxrec.command import run_command
+from jaxrec.errors import InputError
 
 # What ids and times are in the file -> what its records are called.
 KINDS = {
@@ -110,13 +114,19 @@ def in_new_process(*arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def main() -> None:
+def main(argv: Sequence[str]) -> None:
+    """The command."""
     parser = argparse.ArgumentParser("python -m benchmarks.data_preparation")
     parser.add_argument("--interactions", type=int, default=20_000_000)
     parser.add_argument("--make", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
+    if importlib.util.find_spec("pyarrow") is None:
+        raise InputError(
+            "benchmarks.data_preparation makes its files with pyarrow, which is not "
+            "installed: pip install 'jaxrec[parquet]'."
+        )
     if flags.make:
         return make(flags.path, flags.interactions, flags.make)
     if flags.measure:
@@ -152,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -13,9 +13,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")
 # Compiling is most of the suite's time. So LLVM's optimisations are left out (XLA's own
-# stay), here and in what tests start; and jax 0.10 compiles fusions the older way, in one
-# piece, which takes two thirds of the time. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has it all
-# as it is for users.
+# stay), here and in what tests start; and jax 0.10 compiles fusions the older way, in
+# one piece, which takes two thirds of the time. JAX_DISABLE_MOST_OPTIMIZATIONS=0 has it
+# all as it is for users.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 is_quick = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"].lower() in ("1", "true")
 jax.config.update("jax_disable_most_optimizations", is_quick)

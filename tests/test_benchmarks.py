@@ -407,6 +407,13 @@ def test_bad_options_end_a_command_before_it_measures(command, argv, message):
         command.main([*argv.split()])
 
 
+def test_what_one_figure_draws_is_of_one_commit():
+    """Of each device the latest records of all sizes: their panels are compared."""
+    folder = ROOT / "benchmarks" / "results" / "sizes"
+    commits = {(one.device, one.found["commit"]) for one in page.latest(folder)}
+    assert len(commits) == len({device for device, _ in commits})
+
+
 def test_a_profile_is_of_the_program_that_trains():
     """Names are given to a loss; whether it takes packed states is as before."""
     ours, own = objectives.ce(), objectives.Objective(None, lambda *_: None)
