@@ -45,9 +45,13 @@ NOTES = (
 def prepare(python: str, system: str, path: Path) -> dict[str, Any]:
     """What the driver prints."""
     command = [python, "-m", "benchmarks.drivers.first_batch", system, str(path)]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()[-40:])
+        raise InputError(
+            f"the driver of {system} ended with status {done.returncode}: {said}. Its "
+            "environment needs pandas and pyarrow, and rectools[torch] to measure it."
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
