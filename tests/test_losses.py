@@ -582,21 +582,22 @@ def test_memory_of_packed_states_is_that_of_their_rows(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_more_weights_than_states_are_not_read_past_the_end(form):
-    """A caller's mistake costs the positions without a place, and nothing else."""
-    hidden_BLD, table_VD, target_BL, weight_BL, candidates = problem(form)
+    """A caller's mistake costs the positions without a place, and nothing else: 520 of
+    them and 260 states, which are some chunks and a part of one."""
+    hidden_BLD, table_VD, target_BL, weight_BL, candidates = problem(form, size=40)
     weight_BL = np.maximum(weight_BL, 0.1)
     rest = table_VD, target_BL, weight_BL, candidates
-    first_BL = np.arange(weight_BL.size).reshape(weight_BL.shape) < 20
-    place_BL = np.where(first_BL, np.cumsum(first_BL.ravel()).reshape(5, 13) - 1, 20)
+    place_BL = np.arange(weight_BL.size, dtype=np.int32).reshape(weight_BL.shape)
+    first_BL = place_BL < 260
     hidden = losses.Packed(
-        hidden_BLD[first_BL].reshape(2, 10, WIDTH), place_BL.astype(np.int32)
+        hidden_BLD[first_BL].reshape(26, 10, WIDTH), np.minimum(place_BL, 260)
     )
     (grad, table_grad_VD), (loss_sum, _) = gradients(form, hidden, *rest)
     first = table_VD, target_BL, np.where(first_BL, weight_BL, 0), candidates
     expected, (expected_sum, weight) = gradients(form, hidden_BLD, *first)
     scale = weight / weight_BL.sum()  # of means over all weights
     assert_close(loss_sum, expected_sum)
-    assert_close(grad.hidden_RTD, scale * expected[0][first_BL].reshape(2, 10, WIDTH))
+    assert_close(grad.hidden_RTD, scale * expected[0][first_BL].reshape(26, 10, WIDTH))
     assert_close(table_grad_VD, scale * expected[1])
 
 
