@@ -38,8 +38,10 @@ def strict_promotion():
 @pytest.fixture(autouse=True)
 def smallest_chunks(monkeypatch):
     """64 positions a chunk, so that a small test has several."""
-    sizes = softmax._CPU._replace(scores=64 * NUM_ROWS, fewest_positions=64)
+    # Of a table of 9 rows a tile has 16.
+    sizes = softmax._CPU._replace(scores=64 * 16, fewest_positions=64)
     monkeypatch.setattr(softmax, "_CPU", sizes)
+    assert softmax.tile_shape(NUM_ROWS, SIZE * LENGTH) == (64, 16)
     monkeypatch.setattr(binary, "_BLOCK_FLOATS", 1)
 
 
