@@ -27,6 +27,7 @@ from jaxrec import (
     evaluator,
     experiment,
     outcomes,
+    popularity,
     significance,
     synthetic,
     train,
@@ -202,7 +203,7 @@ def counted_ndcg(split: Split, k: int) -> float:
 
 def floors(split: Split) -> list[dict[str, Any]]:
     """The rows of what needs no training."""
-    popular = evaluator.popularity_ranks(split, split.valid)
+    popular = popularity.ranks(split, split.valid)
     ndcg = {
         "popularity": evaluator.means(
             popular.filtered, (METRIC,), num_items=split.dataset.num_items

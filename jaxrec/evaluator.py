@@ -1,4 +1,4 @@
-"""Ranks and metrics of a model on held-out rows, and of popularity beside it."""
+"""Ranks and metrics of a model on held-out rows."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -203,33 +203,6 @@ def gather(found: tuple[Ranks, np.ndarray], order_N: np.ndarray) -> Ranks:
         return rank_N
 
     return Ranks(*map(in_order, ranks))
-
-
-def popularity_ranks(split: Split, holdout: Holdout, *, batch_size: int = 256) -> Ranks:
-    """Ranks by the number of training interactions of an item, the floor of any model.
-
-    Ties count against the target here too, so rare items rank late.
-    """
-    dataset = split.dataset
-    log = batches.log_on_device(dataset)
-    is_first_I = jnp.asarray(ranking.first_occurrence(dataset))
-    count_V1 = jnp.asarray(split.train_item_counts(), jnp.float32)[:, None]
-    is_item_V = ranking.item_mask(len(count_V1), dataset.num_items)
-    chunks = cut(split, holdout, batch_size=batch_size, max_length=1, is_cloze=False)
-
-    def step(log: Log, is_first_I: jax.Array, rows: Rows):
-        seen = ranking.seen_items(log, is_first_I, rows, capacity=chunks.capacity)
-        return ranking.target_ranks(
-            jnp.ones((len(rows.target_B), 1)),
-            count_V1,
-            is_item_V,
-            rows.target_B,
-            seen,
-            **rank_cuts(len(count_V1), batch_size),
-        )
-
-    found = in_one_dispatch(step)(chunks.rows, log, is_first_I)
-    return gather(jax.device_get(found), chunks.order_N)
 
 
 def subset(holdout: Holdout, max_rows: int | None, *, seed: int) -> Holdout:

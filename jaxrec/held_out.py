@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import beyond, evaluator, metrics, popularity, sampled, slices
+from jaxrec import beyond, metrics, popularity, sampled, slices
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
 from jaxrec.ranking import Ranks
@@ -64,7 +64,7 @@ class HeldOut:
 
     def ranks_by(self, *, with_sampled: bool = False) -> dict[str, np.ndarray]:
         """Ranks of the rows by each way of ranking; see `evaluate`."""
-        floor = evaluator.popularity_ranks(self.split, self.holdout)
+        floor = popularity.ranks(self.split, self.holdout)
         is_filtered = self._experiment.evaluation.filter_seen
         laws = sampled.LAWS if with_sampled else ()
         return {

@@ -22,6 +22,7 @@ from jaxrec import (
     experiment,
     ledger,
     models,
+    popularity,
     record,
     slices,
 )
@@ -191,7 +192,7 @@ def conclude(run: Run, params, workdir: Path, log: Callable[[str], None]) -> dic
         part: built.evaluator.ranks(params, built.evaluator.cut(getattr(split, part)))
         for part in ("valid", "test")
     }
-    floor = evaluator.popularity_ranks(split, split.test)
+    floor = popularity.ranks(split, split.test)
     run.progress.total_s = time.monotonic() - run.began
     result = make_result(run, ranks, floor)
     save_ranks(workdir / "ranks.npz", split, ranks)

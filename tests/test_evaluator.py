@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import backend, batches, data, evaluator, models
+from jaxrec import backend, batches, data, evaluator, models, popularity
 from jaxrec.data import Holdout
 from jaxrec.errors import InputError
 from jaxrec.ranking import Ranks
@@ -209,21 +209,18 @@ def test_a_holdout_without_rows_is_an_input_error(split, evaluators):
         evaluators("sasrec", 5).cut(nothing)
 
 
-@pytest.mark.parametrize("is_large", [False, True])
-def test_popularity_equals_counting(split, is_large, monkeypatch):
-    asked = []
-    if is_large:  # a catalogue beyond the budget is cut into chunks
-        monkeypatch.setattr(evaluator, "row_block", lambda *_: 4)
-        monkeypatch.setattr(evaluator, "item_chunk", lambda *a: asked.append(a) or 10)
+@pytest.mark.parametrize("interactions", [1, 20, popularity._INTERACTIONS])
+def test_popularity_equals_counting(split, interactions, monkeypatch):
+    monkeypatch.setattr(popularity, "_INTERACTIONS", interactions)
     count_V = np.zeros(NUM_ITEMS + 1)
     dataset = split.dataset
     for start, end in zip(dataset.offsets[:-1], split.train_end, strict=True):
         np.add.at(count_V, dataset.items[start:end], 1)
     holdout = with_empty_history(split)
     expected = [ranks_of_scores(count_V, *row) for row in histories(split, holdout)]
-    ranks = evaluator.popularity_ranks(split, holdout, batch_size=11)
+    ranks = popularity.ranks(split, holdout)
+    assert {rank_N.dtype for rank_N in ranks} == {np.dtype(np.int32)}
     np.testing.assert_array_equal(ranks, np.array(expected).T)
-    assert asked == ([(NUM_ITEMS + 1, 4)] if is_large else [])
 
 
 def test_items_are_cut_into_chunks_only_beyond_the_budget():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jaxrec import data, evaluator, experiment, loop, readers, splits, train
+from jaxrec import data, experiment, loop, popularity, readers, splits, train
 from jaxrec.errors import InputError
 
 BERLIN = datetime.timezone(datetime.timedelta(hours=1))
@@ -335,7 +335,7 @@ def test_popularity_ranks_every_row(name, options):
         rivals = set(range(1, 13)) - set(history) - {target}
         rank = 1 + sum(count[item] >= count[target] for item in rivals)
         expected.append(13 if target in history else rank)
-    ranks = evaluator.popularity_ranks(split, split.test, batch_size=16)
+    ranks = popularity.ranks(split, split.test)
     assert ranks.filtered.tolist() == expected
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec import datasets, evaluator, metrics, runs, slices
+from jaxrec import datasets, metrics, popularity, runs, slices
 from jaxrec.data import Holdout, Split
 from jaxrec.errors import InputError
 from jaxrec.held_out import HeldOut
@@ -184,7 +184,7 @@ def _of_ranks(rank_N: np.ndarray, names: Sequence[str], num_items: int) -> Value
 
 
 def _floor(split: Split, found: Findings) -> Values:
-    ranks = evaluator.popularity_ranks(split, split.test)
+    ranks = popularity.ranks(split, split.test)
     rank_N = ranks.filtered if found.runs[0].is_filtered else ranks.unfiltered
     return _of_ranks(rank_N, found.metrics, split.dataset.num_items)
 
