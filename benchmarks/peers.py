@@ -39,6 +39,7 @@ from benchmarks.drivers.bench import (
     tasks,
 )
 from benchmarks.drivers.protocol import METHODS
+from benchmarks.published import PUBLISHED
 from jaxrec import config, datasets, record
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
@@ -245,7 +246,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--dataset", default="ml-1m", help="of datasets.PUBLIC")
+    add("--dataset", default="ml-1m", choices=[*PUBLISHED])
     add("--methods", default=",".join(METHODS), help="with commas between")
     add("--paper-repo", type=Path, help="a checkout of the paper's code")
     add("--paper-python", help="has its packages (--rectools-python)")

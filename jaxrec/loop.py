@@ -277,7 +277,8 @@ class Run:
     def end_epoch(self) -> dict:
         """Ranks the validation rows and keeps the best; returns the epoch's numbers."""
         progress, evaluation = self.progress, self.experiment.evaluation
-        loss = progress.loss_sum / progress.weight_sum
+        # A small epoch may hide no item, by chance: its loss is a sum of nothing.
+        loss = progress.loss_sum / (progress.weight_sum or 1)
         tokens_per_s = progress.weight_sum / progress.epoch_s
         train_s = progress.epoch_s
         progress.epoch += 1

@@ -7,9 +7,11 @@ One contract for all:
 `hidden` are the states of [B, L] positions, as an array or as `Packed`.
 `sum` is the weighted sum over positions and `weight` the sum of weights, both float32
 scalars: whoever holds every shard of a batch divides once. Positions of weight 0 cost
-nothing and have zero gradient. The score of item v is <hidden, table[v]>, computed in
-float32 whatever the encoder's dtype (recent GPUs multiply float32 in TF32, which is
-JAX's default there). `candidates` is what the target competes with:
+nothing and have zero gradient; the weights themselves are constants. The score of item
+v is <hidden, table[v]>, computed in float32 whatever the encoder's dtype (recent GPUs
+multiply float32 in TF32, which is JAX's default there). Gradients are made with the
+loss, for reverse mode; JAX refuses to differentiate them again where they are a loop
+over several chunks. `candidates` is what the target competes with:
 
     Catalogue   every allowed item, less some of each sequence's own   (ce, sampled_ce)
     Shared      S drawn items, shared by the positions of a sequence,
@@ -106,8 +108,13 @@ class _Targets(NamedTuple):
     sequence_N: Array
 
 
+def _float32(*arrays: Array) -> tuple[Array, ...]:
+    return tuple(jnp.asarray(x, jnp.float32) for x in arrays)
+
+
 def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Targets:
     """Nothing of the rest is computed."""
+    assert weight_BL.size > 0, f"no positions: weights of shape {weight_BL.shape}"
     packed = hidden
     if not isinstance(packed, Packed):
         place_M = jnp.arange(weight_BL.size, dtype=jnp.int32)
@@ -161,7 +168,7 @@ def ce(
 
     Args:
       hidden: float [B, L, D], any dtype, cast to float32; or such states `Packed`.
-      table_VD: float32.
+      table_VD: float, cast to float32.
       target_BL: int32, row of the table; ignored where the weight is 0.
       weight_BL: float32; a constant, without a gradient.
       candidates: see `Catalogue`.
@@ -178,13 +185,15 @@ def ce(
     >>> round(float(loss / weight), 4), round(float(jnp.log(8)), 4)
     (2.0794, 2.0794)
     """
+    table_VD, weight_BL = _float32(table_VD, weight_BL)
+    allowed_V, excluded_BX = jax.tree.map(jnp.asarray, candidates)
     at = _targets(hidden, target_BL, weight_BL)
     loss_sum = softmax.loss_sum(
         at.hidden_ND,
         table_VD,
         softmax.Positions(at.target_N, at.weight_N, at.sequence_N, at.count),
-        candidates.allowed_V,
-        candidates.excluded_BX,
+        allowed_V,
+        excluded_BX,
         dtype=dtype,
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
@@ -216,6 +225,7 @@ def sampled_ce(
     if isinstance(candidates, Catalogue):
         return ce(hidden, table_VD, target_BL, weight_BL, candidates, dtype=dtype)
 
+    table_VD, weight_BL = _float32(table_VD, weight_BL)
     at = _targets(hidden, target_BL, weight_BL)
     sets = _sets(at, weight_BL, candidates)
     loss_sum = sampled_softmax.loss_sum(at.hidden_ND, table_VD, sets, dtype=dtype)
@@ -226,6 +236,7 @@ def _sets(at: _Targets, weight_BL: Array, candidates: Shared) -> sampled_softmax
     """Positions are in the order of their sequences, so those of a set are together."""
     num_sets, num_sequences = len(candidates.negative_GS), len(weight_BL)
     assert num_sequences % num_sets == 0, "sets that are shared unevenly"
+    assert candidates.negative_GS.shape[1] > 0, "no negatives"
     of_set = num_sequences // num_sets
     has_weight_GM = weight_BL.reshape(num_sets, -1) > 0
     count_G = has_weight_GM.sum(axis=1, dtype=jnp.int32)
@@ -282,8 +293,10 @@ def gbce(
 
     Source: Petrov & Macdonald, "gSASRec", RecSys 2023, equations 12-14.
     """
+    table_VD, weight_BL = _float32(table_VD, weight_BL)
     at = _targets(hidden, target_BL, weight_BL)
     num_negatives = candidates.negative_BLS.shape[-1]
+    assert num_negatives > 0, "no negatives"
     negative_MS = jnp.asarray(candidates.negative_BLS).reshape(-1, num_negatives)
     negative_NS = negative_MS.at[at.index_N].get(mode="fill", fill_value=0)
     positions = binary.Positions(at.target_N, at.weight_N, negative_NS, at.count)

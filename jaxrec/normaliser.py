@@ -77,7 +77,11 @@ def shift(own_N: Array, bound_N: Array, highest: Callable[[], Array]) -> Array:
     """
     shift_N = jnp.maximum(own_N, bound_N - _HIGHEST)
     is_far = jnp.any(own_N - shift_N < _LOWEST)
-    return jax.lax.cond(is_far, lambda: jnp.maximum(highest(), own_N), lambda: shift_N)
+    shift_N = jax.lax.cond(
+        is_far, lambda: jnp.maximum(highest(), own_N), lambda: shift_N
+    )
+    # Whatever it is, the softmax is the same.
+    return jax.lax.stop_gradient(shift_N)
 
 
 def bound(hidden_ND: Array, table_VD: Array) -> Array:

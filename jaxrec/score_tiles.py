@@ -8,6 +8,7 @@ many times faster than float32. (One that cannot is several times slower.) Elsew
 they are one product of float32.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -312,8 +313,12 @@ def _halves(x: Array) -> tuple[Array, Array]:
     return jax.lax.optimization_barrier(halves)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def rounded(x: Array, dtype: str) -> Array:
-    """x, float32, in the dtype: the nearest; on a CPU halves away from zero."""
+    """x, float32, in the dtype: the nearest; on a CPU halves away from zero.
+
+    Its derivative is 1, for who differentiates a gradient: the bits below have none.
+    """
     if dtype != "bfloat16" or not backend.is_cpu():
         # Rounded ahead: a conversion there and back may be left out.
         return _rounded_as_factor(x, dtype).astype(dtype)
@@ -321,3 +326,9 @@ def rounded(x: Array, dtype: str) -> Array:
     # NaNs of arithmetic stay NaN.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jnp.uint32(1 << 15)
     return jax.lax.bitcast_convert_type((bits >> 16).astype(jnp.uint16), jnp.bfloat16)
+
+
+@rounded.defjvp
+def _rounded_jvp(dtype: str, primals, tangents):
+    (x,), (change,) = primals, tangents
+    return rounded(x, dtype), change.astype(dtype)

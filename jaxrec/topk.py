@@ -35,7 +35,7 @@ def top_items(
       is_allowed_V: bool, the rows of the table that may be recommended: items, never
         PAD or MASK.
       seen: items that a row leaves out besides.
-      k: K, at most V.
+      k: K; may be more than V.
       row_block: rows scored at a time; all of them if None.
       item_chunk: C, items scored at a time; the whole catalogue if None.
 

@@ -292,11 +292,41 @@ def test_sum_is_linear_in_the_weights(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_jit_equals_eager(form):
-    arrays = problem(form)
-    _, expected = gradients(form, *arrays)
-    # Eager, and without gradients.
-    eager = LOSSES[form](*jax.tree.map(jnp.asarray, arrays))
-    assert_close(jax.device_get(eager), np.array(expected), rtol=1e-6)
+    """Of NumPy's arrays, which may be arguments or closed over."""
+    hidden, *rest = problem(form)
+    _, expected = gradients(form, hidden, *rest)
+    # Without gradients.
+    eager = LOSSES[form](hidden, *rest)
+    closed = jax.jit(lambda hidden: LOSSES[form](hidden, *rest))(hidden)
+    for found in jax.device_get((eager, closed)):
+        assert_close(np.array(found), np.array(expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", DISTINCT_FORMS)
+def test_a_table_of_another_dtype_is_float32(form):
+    hidden, table, *rest = problem(form)
+    half = table.astype(jnp.bfloat16)
+    (hidden_grad, half_grad), half_sums = gradients(form, hidden, half, *rest)
+    expected, expected_sums = gradients(form, hidden, half.astype(np.float32), *rest)
+    assert_close(np.array(half_sums), np.array(expected_sums), rtol=1e-6)
+    assert_close(hidden_grad, expected[0], rtol=1e-6)
+    assert half_grad.dtype == jnp.bfloat16
+    assert_close(half_grad, expected[1], rtol=2**-8)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_empty_is_named(form):
+    hidden, table, target, weight, candidates = problem(form)
+    no_rows = (x[:0] for x in (hidden, target, weight))
+    hidden_0LD, target_0L, weight_0L = no_rows
+    with pytest.raises(AssertionError, match=r"no positions: weights .* \(0, 13\)"):
+        LOSSES[form](hidden_0LD, table, target_0L, weight_0L, candidates)
+    if isinstance(candidates, Shared | Separate):
+        candidates = candidates._replace(
+            **{candidates._fields[0]: candidates[0][..., :0]}
+        )
+        with pytest.raises(AssertionError, match="no negatives"):
+            LOSSES[form](hidden, table, target, weight, candidates)
 
 
 @pytest.mark.parametrize("form", ["ce_excluded", "sampled_ce"])
@@ -406,6 +436,27 @@ def test_bfloat16_gradients_are_near_and_the_loss_is_nearer(form):
 
 
 # ---- Full cross-entropy: chunks and candidates
+
+
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-5), ("bfloat16", 2**-5)])
+def test_ce_of_one_chunk_can_be_differentiated_again(dtype, rtol):
+    """The Hessian times a direction, in the hidden states and the table."""
+    *arrays, target, weight, candidates = problem("ce", size=2)
+    rng = np.random.default_rng(7)
+    direction = [rng.normal(size=x.shape).astype(np.float32) for x in arrays]
+
+    def product(loss_fn):
+        def slope(*arrays):
+            fn = lambda *x: loss_fn(*x, target, weight, candidates)[0]  # noqa: E731
+            gradients = jax.grad(fn, (0, 1))(*arrays)
+            return sum(map(jnp.vdot, gradients, direction))
+
+        return jax.jit(jax.grad(slope, (0, 1)))(*arrays)
+
+    found = product(functools.partial(losses.ce, dtype=dtype))
+    expected = product(functools.partial(naive, "ce"))
+    for mine, other in zip(found, expected, strict=True):
+        assert_close(mine, np.asarray(other), rtol)
 
 
 @pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 127, 128, 129, 130])

@@ -211,6 +211,14 @@ def test_every_encoder_and_loss_learns(tmp_path, frame, model, loss):
     assert losses[-1] < losses[0]
 
 
+def test_an_epoch_may_hide_no_item(tmp_path, frame):
+    config = settings("bert4rec", max_epochs=1)
+    config["train"]["mask_probability"] = 1e-9
+    train.train(config, tmp_path / "run", frame=frame, log=quiet)
+    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["loss"] == 0
+
+
 def test_bfloat16_adamw_warm_up_clipping_and_average_learn(tmp_path, frame):
     config = settings(max_epochs=6, ema_decay=0.9)
     config["model"]["dtype"] = config["loss"]["dtype"] = "bfloat16"
