@@ -43,7 +43,7 @@ STYLES: dict[str, tuple[str, Any, str]] = {
     "sasrec_bce": ("#4D4D4D", (0, (1, 1)), "X"),
 }
 PAPER_X = 0.23  # of the column of published values, in the margin
-MARK = {"ms": 6, "mec": "white", "mew": 0.9, "zorder": 3}
+MARK = {"ms": 5, "mec": "white", "mew": 0.5, "zorder": 3}
 INK, FAINT = "#222222", "#8C8C8C"
 LOOK: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on any machine
@@ -249,7 +249,8 @@ def draw_curves(
         xlim=(0, None),
         ylim=(0, 1.04 * highest),
     )
-    by_time.set(xlabel="minutes", title="by training time", xlim=(0, None))
+    by_time.set(xlabel="minutes at the measured pace", title="by training time")
+    by_time.set_xlim(0)
     _mark_fractions(by_epoch, highest)
     _label(by_time, labels, x=1.07, marker_x=1.03)
     missing = [title(method) for method in CURVES if method not in found]

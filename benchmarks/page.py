@@ -22,6 +22,18 @@ HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE / "README.md"
 REQUIRED = ("question", "command", "commit", "date", "device", "versions", "rows")
 MOST_ROWS = 30  # that a table shows unasked
+# Columns that are left to the record: its name or the table of bars has them.
+LEFT_OUT = {
+    "peers": {
+        "dataset",
+        "tokens_per_s",
+        "compile_s",
+        "time_bar",
+        "time_bar_met",
+        "memory_bar",
+        "memory_bar_met",
+    }
+}
 _NAME = re.compile(r"(?P<device>.+?)-(?P<date>\d{4}-\d\d-\d\d)(-(?P<subject>.+))?")
 
 INTRODUCTION = """\
@@ -36,15 +48,47 @@ turn, round by round, on one machine. [LOG.md](LOG.md) tells what was expected, 
 came out and what was kept. Whether the paper's results come out again is a page of its
 own: [docs/reproduction.md](../docs/reproduction.md).
 """
+# What every table means by a column, said once.
+COLUMNS = """\
+In the tables "mb" are MiB; "temp mb" is what the compiled program allocates beside
+its arguments, "peak mb" the peak of the whole process. Tokens and targets are positions
+that have a target: BERT4Rec has one where it has masked.
+"""
 # The title of a section whose records ask a question each, which is shown with them.
 TITLES = {"gpu": "what does all of this take on one GPU"}
-# What a reader needs before the table; sections stand in this order, others follow.
+# Sections stand in this order, others follow.
+ORDER = (
+    "peers",
+    "pace",
+    "time_to_quality",
+    "sizes",
+    "memory",
+    "negatives",
+    "ranking_speed",
+    "data_preparation",
+    "first_batch",
+    "profile_step",
+    "cpu_choices",
+    "gpu",
+)
+# What a reader needs before the table.
 ABOUT = {
     "peers": """\
 Training at the paper's shapes, on the CPU, beside RecTools, RePlay and the paper's own
 code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
-A bar is the ratio that was set as the aim before anything was measured.
+
+The environments of the peers, as they were made for the records:
+
+```
+python -m venv ../rectools
+../rectools/bin/python -m pip install 'rectools[torch]==0.19.0' 'pyarrow<22' \\
+    'torch==2.13.0' 'pytorch-lightning==2.5.2' 'transformers==5.24.0' pyyaml
+python -m venv ../replay
+../replay/bin/python -m pip install 'replay-rec[torch]==0.22.0' 'torch==2.13.0'
+git clone https://github.com/antklen/sasrec-bert4rec-recsys23 ../paper
+git -C ../paper checkout 29c272e
+```
 """,
     "sizes": """\
 ![milliseconds of a step against each size](figures/sizes-cpu-ms.svg)
@@ -52,7 +96,10 @@ A bar is the ratio that was set as the aim before anything was measured.
 ![memory of a step against each size](figures/sizes-cpu-mb.svg)
 
 Drawn by `python -m benchmarks.size_figures` from the records below. The sampled softmax
-has 1,000 negatives where the catalogue varies.
+has 1,000 negatives where the catalogue varies, and 3,000 where the window does.
+
+Up to some 160,000 items a chunk's exponentials are kept until their sum is known; of a
+larger catalogue they are computed twice, in less memory: a step in the line.
 """,
     "gpu": """\
 The parts of `python -m benchmarks.gpu`, which [gpu.md](gpu.md) tells about. A row that
@@ -102,12 +149,88 @@ def latest(folder: Path) -> list[Record]:
 def render(results: Path = RESULTS) -> str:
     """The whole page."""
     found = {folder.name: latest(folder) for folder in sorted(results.iterdir())}
-    order = [*ABOUT, *(name for name in found if name not in ABOUT)]
-    parts = [INTRODUCTION]
-    for name in order:
-        if found.get(name):
-            parts.append(section(name, found[name], results.parent))
-    return "\n".join(parts)
+    order = [*ORDER, *(name for name in found if name not in ORDER)]
+    of_name = {name: found[name] for name in order if found.get(name)}
+    sections = [
+        bars(of_name.values(), results.parent),
+        *(section(name, of, results.parent) for name, of in of_name.items()),
+    ]
+    sections = [text for text in sections if text]
+    contents = [f"- [{title}](#{anchor(title)})" for title in map(heading, sections)]
+    return "\n".join([INTRODUCTION, COLUMNS, *contents, "", *sections])
+
+
+def heading(section: str) -> str:
+    """
+    >>> heading("## Why not?")
+    'Why not?'
+    """
+    return section.partition("\n")[0].removeprefix("## ")
+
+
+def anchor(title: str) -> str:
+    """What GitHub calls a heading.
+
+    >>> anchor("How long, here?")
+    'how-long-here'
+    """
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def bars(found: Iterable[Sequence[Record]], root: Path) -> str:
+    """Every bar, what was measured, and whether it is met; "" if there is none."""
+    lines = [
+        {
+            "record": f"[{one.path.parent.name}]({where(one, root)})",
+            **line,
+        }
+        for records in found
+        for one in records
+        for row in one.found["rows"]
+        for line in barred(row)
+    ]
+    if not lines:
+        return ""
+    columns = ["record", "of", "measured", "range", "bar", "met"]
+    return (
+        "## Which bars are met?\n\nThey were set before anything was measured. Ratios "
+        "of time and memory are to be so large at the least, all else so large at the "
+        f"most.\n\n{grid(columns, lines, most_rows=100)}\n"
+    )
+
+
+def barred(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The bars of a row: X_bar_met goes with X_bar_UNIT and with X_UNIT or X_ratio.
+
+    >>> barred({"system": "theirs", "time_ratio": 3.14159, "time_ratio_range": [3, 4],
+    ...         "time_bar": 3.0, "time_bar_met": True})
+    [{'of': 'theirs: time ratio', 'measured': '3.14', 'range': '3 to 4', 'bar': '3', \
+'met': 'yes'}]
+    >>> barred({"ms": 2.0, "bar_ms": 1.0, "bar_met": False})[0]["met"]
+    '**no**'
+    """
+    found = []
+    texts = ", ".join(x for x in row.values() if isinstance(x, str))
+    for met in (key for key in row if key.endswith("bar_met")):
+        name = met.removesuffix("bar_met")
+        (bar,) = (x for x in row if re.fullmatch(f"{name}bar(_mb|_ms|_s)?", x))
+        unit = bar.removeprefix(f"{name}bar_")
+        (of,) = {f"{name}{unit}", name.rstrip("_"), f"{name}ratio"} & row.keys()
+        found.append(
+            {
+                "of": f"{texts}: {of.replace('_', ' ')}",
+                "measured": cell(of, row[of]) or "",
+                "range": cell("spread", row.get(f"{of}_range")) or "",
+                "bar": cell(bar, row[bar]) or "",
+                "met": "yes" if row[met] else "**no**",
+            }
+        )
+    return found
+
+
+def where(one: Record, root: Path) -> str:
+    """Its file, as the page links to it."""
+    return one.path.relative_to(root).as_posix()
 
 
 def short(commit: str | None) -> str:
@@ -124,18 +247,51 @@ def section(name: str, records: Sequence[Record], root: Path) -> str:
     """A question and the answer of each device."""
     title = TITLES[name] if name in TITLES else records[-1].found["question"]
     parts = [f"## {asked(title)}", ABOUT.get(name, "").rstrip()]
+    left_out, shared = LEFT_OUT.get(name, ()), shared_notes(records)
     for one in records:
         of = f"**{one.subject}** on " if one.subject else ""
         commit = short(one.found["commit"])
         own = f" {asked(one.found['question'])}" if name in TITLES else ""
         parts += [
             f"{of}{one.found['device']}, {one.found['date']}, {commit} "
-            f"([record]({one.path.relative_to(root).as_posix()})):{own}",
-            tables(one.found["rows"]),
-            "\n".join(f"- {text}" for text in one.found.get("notes", ())),
+            f"([record]({where(one, root)})):{own}",
+            tables(
+                {key: row[key] for key in row if key not in left_out}
+                for row in one.found["rows"]
+            ),
+            listed(note for note in one.found.get("notes", ()) if note not in shared),
+            f"With {versions(one.found['versions'])}:",
             f"```\n{one.found['command']}\n```",
         ]
+    if shared:
+        parts += ["Of all of these:", listed(shared)]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def shared_notes(records: Sequence[Record]) -> list[str]:
+    """The notes that all of several records have."""
+    if len(records) == 1:
+        return []
+    first, *others = (one.found.get("notes", ()) for one in records)
+    return [note for note in first if all(note in notes for notes in others)]
+
+
+def listed(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)
+
+
+def versions(found: Mapping[str, Any]) -> str:
+    """What was measured with, in one line; of several systems, each in turn.
+
+    >>> versions({"python": "3.11.7", "jax": "0.10.2"})
+    'python 3.11.7, jax 0.10.2'
+    >>> versions({"ours": {"jax": "0.10.2"}, "theirs": {"torch": "2.13.0"}})
+    'ours (jax 0.10.2), theirs (torch 2.13.0)'
+    """
+    return ", ".join(
+        f"{name} {of}" if isinstance(of, str) else f"{name} ({versions(of)})"
+        for name, of in found.items()
+    )
 
 
 def asked(question: str) -> str:
@@ -170,7 +326,12 @@ def belongs(row: Iterable[str], columns: Sequence[str]) -> bool:
     return 2 * len(keys & {*columns}) >= len(keys | {*columns})
 
 
-def grid(columns: Sequence[str], lines: Iterable[Mapping[str, str]]) -> str:
+def grid(
+    columns: Sequence[str],
+    lines: Iterable[Mapping[str, str]],
+    *,
+    most_rows: int = MOST_ROWS,
+) -> str:
     """A Markdown table, what is no text on the right."""
     lines = list(lines)
     rule = [
@@ -180,13 +341,13 @@ def grid(columns: Sequence[str], lines: Iterable[Mapping[str, str]]) -> str:
     rows = [[key.replace("_", " ") for key in columns], rule]
     rows += [[line.get(key, "") for key in columns] for line in lines]
     table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    if len(lines) <= MOST_ROWS:
+    if len(lines) <= most_rows:
         return table
     return f"<details><summary>{len(lines)} rows</summary>\n\n{table}\n\n</details>"
 
 
 def is_text(shown: str) -> bool:
-    return shown[:1].isalpha()
+    return shown[:1].isalpha() or shown[:1] in "[*"
 
 
 def cell(key: str, value: Any) -> str | None:

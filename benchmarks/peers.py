@@ -72,7 +72,8 @@ NOTES = [
     "run as installed, and with loss.dtype=bfloat16. torch.compile was not tried.",
     "dtype: 'float32' is the fastest setting of float32 beside ours, 'any' the fastest "
     "of all beside the fastest of ours, and bars are judged in both. bf16-mixed is of "
-    "the whole of a peer's model; ours is of the gradients' matmuls of the softmax.",
+    "the whole of a peer's model; ours is of the softmax: of the gradients' matmuls, "
+    "and of scores as three products of bfloat16 halves.",
     "RecBole 1.2.1 is not measured: what pip installs in November 2026 cannot be "
     "imported (ray wants pkg_resources, RecBole wants numpy.bool8, and both are gone); "
     "and its SASRec encodes a window for every target, so that its epoch is another.",

@@ -3,7 +3,7 @@
     python -m benchmarks.size_figures
 
 sizes-<device>-ms and sizes-<device>-mb in figures/, as SVG and PNG: milliseconds of a
-training step, and MiB that its program allocates beside the parameters, one panel a
+training step, and MiB that its program allocates beside its arguments, one panel a
 size. Needs matplotlib: pip install 'jaxrec[figures]'.
 """
 
@@ -29,7 +29,7 @@ PANELS = {
 }
 VALUES = {
     "ms": ("ms", "milliseconds a step"),
-    "mb": ("temp_mb", "MiB beside the parameters"),
+    "mb": ("temp_mb", "MiB beside parameters, optimiser and log"),
 }
 # By data set, name and one of Okabe and Ito's colours; by method, name, dash, marker.
 DATASETS = {
@@ -129,15 +129,16 @@ def _draw(figure, rows: Mapping[str, Sequence[Mapping]], column: str, label: str
         ticks = [m * 10**e for e in range(5) for m in (1, 2, 5)]
         ticks = [tick for tick in ticks if low <= tick <= high]
         axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+    labels = sorted(handles, reverse=True)  # ML-1M first
     figure.legend(
-        handles.values(),
-        handles.keys(),
+        [handles[one] for one in labels],
+        labels,
         loc="upper left",
         bbox_to_anchor=(0.07, 1.0),
         ncols=4,
         frameon=False,
         fontsize=7.5,
-        handlelength=2.2,
+        handlelength=3.1,
         columnspacing=0.9,
     )
     figure.text(0.075, 0.915, label, color=INK, fontsize=9, weight="bold")

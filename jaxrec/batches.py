@@ -74,11 +74,16 @@ class Plan(NamedTuple):
 
 
 def log_on_device(dataset: Dataset) -> Log:
-    """The log as device arrays; at most 2^31 - 1 interactions (int32 offsets)."""
-    if dataset.num_interactions >= 2**31:
+    """The log as device arrays.
+
+    Raises:
+      InputError: more than 2^31 - 2^20 interactions: offsets are int32, and so are
+        places up to a window past the end.
+    """
+    if dataset.num_interactions > 2**31 - 2**20:
         raise InputError(
-            f"a log on the device holds at most 2^31 - 1 interactions: {dataset.name} "
-            f"has {dataset.num_interactions}. Split it or drop old interactions."
+            "a log on the device holds at most 2^31 - 2^20 interactions: "
+            f"{dataset.name} has {dataset.num_interactions}. Split it or drop old ones."
         )
     return Log(
         jnp.asarray(dataset.items, jnp.int32), jnp.asarray(dataset.offsets, jnp.int32)
@@ -223,7 +228,7 @@ def stratified_order(
     """A random order whose batches have nearly equally many tokens: int [N].
 
     Users are sorted by length, those of one length at random. Those of the short last
-    batch, if there is one, are every so manieth of them, from a random one on. The
+    batch, if there is one, are taken at equal distances, from a random one on. The
     others are cut into `batch_size` strata, and each stratum is dealt out at random,
     one user to a batch: any two full batches are apart by no more tokens than the
     longest window and the shortest. So no batch needs many more rows than another (on

@@ -224,6 +224,7 @@ class Run:
                 if interrupted:
                     self.stop()
                 self.save_if_due()
+        # After the last epoch too: whether it is the last is known once it is ranked.
         self.planned = {progress.epoch + 1: self.plan(progress.epoch + 1)}
         self.settle()
 

@@ -113,7 +113,7 @@ def _float32(*arrays: Array) -> tuple[Array, ...]:
 
 
 def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Targets:
-    """Nothing of the rest is computed."""
+    """The states of the positions with a weight, and what else is known of them."""
     assert weight_BL.size > 0, f"no positions: weights of shape {weight_BL.shape}"
     packed = hidden
     if not isinstance(packed, Packed):

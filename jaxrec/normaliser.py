@@ -24,13 +24,13 @@ class Sums(NamedTuple):
     """What is known of some positions from the tiles so far; each [N] or [n].
 
     shift: float32, what scores are lowered by before they are exponentiated.
-    share: float32, the sum of exp(score - shift) over what competes.
+    exp_sum: float32, the sum of exp(score - shift) over what competes.
     own: float32, the target's score.
     is_missing: bool, whether the target is in a tile, but does not compete.
     """
 
     shift: Array
-    share: Array
+    exp_sum: Array
     own: Array
     is_missing: Array
 
@@ -43,8 +43,8 @@ class Sums(NamedTuple):
     def and_of(self, scores: Scores, exp_nC: Array) -> "Sums":
         """With one tile more."""
         return self._replace(
-            # As the gradients have them: a position's shares sum to one.
-            share=self.share + exp_nC.sum(axis=-1, dtype=jnp.float32),
+            # As the gradients have them: a position's probabilities sum to one.
+            exp_sum=self.exp_sum + exp_nC.sum(axis=-1, dtype=jnp.float32),
             # As the sum has it: another sum of products differs in its bits.
             own=jnp.where(scores.is_here_n, scores.own_n(), self.own),
             is_missing=self.is_missing | scores.is_missing_n(),
@@ -52,7 +52,7 @@ class Sums(NamedTuple):
 
     def total(self) -> Array:
         """The normaliser; 0 for a position that no tile has seen."""
-        return self.share + jnp.where(
+        return self.exp_sum + jnp.where(
             self.is_missing, jnp.exp(self.own - self.shift), 0
         )
 

@@ -70,7 +70,8 @@ def ce(
       include_padding: let PAD (and MASK) compete, as in the paper's code.
       dtype: "float32", or "bfloat16" for the matmuls of the gradients: faster where the
         processor multiplies it (on Linux `lscpu` names amx_bf16), slower where it does
-        not. Scores and sums stay float32.
+        not. Scores are nearly as exact as float32, and sums are float32; what that
+        changes is told in `softmax.loss_sum`.
     """
     loss = functools.partial(losses.ce, dtype=_checked_dtype(dtype))
 

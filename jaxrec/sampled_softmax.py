@@ -27,7 +27,12 @@ _GPU_SETS, _GPU_FEWEST, _GPU_MOST = 32, 16, 64
 def tile_shape(num_positions: int, num_sets: int) -> tuple[int, int]:
     """Sets at a time, and positions of each: as many as a set has in the mean.
 
-    More would be computed for nothing by most sets, and fewer are thin matmuls.
+    More would be computed for nothing by most sets, and fewer are thin matmuls. In a
+    cloze task, where few of the positions that are counted here have a target, it is
+    more.
+
+    Args:
+      num_positions: that may have a target.
 
     On a CPU, of Beauty and ML-1M with a set for each of 128 sequences:
     >>> tile_shape(800, 128), tile_shape(14_000, 128)

@@ -120,8 +120,8 @@ class Scores(NamedTuple):
         # A barrier, or it is computed again for each matmul.
         return jax.lax.optimization_barrier(exp_nC)
 
-    def less_share(self, exp_nC: Array, share_n: Array) -> Array:
-        """exp_nC less the share, the sum of all that compete, in the target's column.
+    def less_exp_sum(self, exp_nC: Array, exp_sum_n: Array) -> Array:
+        """exp_nC less the sum of all that compete, in the target's column.
 
         So the difference is made before a matmul rounds its factors, in float32 to TF32
         on a GPU: what is left for a target that has all of the probability is nothing,
@@ -132,7 +132,7 @@ class Scores(NamedTuple):
         if backend.is_cpu():
             return exp_nC
         own_n = jnp.take_along_axis(exp_nC, self.column_n1, axis=-1)[:, 0]
-        rest_n = rounded(own_n.astype(jnp.float32) - share_n, exp_nC.dtype.name)
+        rest_n = rounded(own_n.astype(jnp.float32) - exp_sum_n, exp_nC.dtype.name)
         column_n = jnp.where(self.is_here_n, self.column_n1[:, 0], exp_nC.shape[1])
         return exp_nC.at[jnp.arange(len(exp_nC)), column_n].set(rest_n, mode="drop")
 
@@ -237,7 +237,7 @@ def gradients_of(
     of both operands are contiguous.
 
     Args:
-      rest_nC: of `Scores.less_share`; its dtype is what is multiplied.
+      rest_nC: of `Scores.less_exp_sum`; its dtype is what is multiplied.
       scale_n: float32.
 
     Returns:
@@ -252,17 +252,17 @@ def gradients_of(
 
 
 def own_gradients_of(
-    hidden: Hidden, table: Table, target_N: Array, share_N: Array, scale_N: Array
+    hidden: Hidden, table: Table, target_N: Array, exp_sum_N: Array, scale_N: Array
 ) -> tuple[Array, Array] | None:
-    """What `gradients_of` sums for a column of share scale, the target's: [N, D].
+    """What `gradients_of` sums for a column of exp_sum scale, the target's: [N, D].
 
     To the rounding of its factors: what is taken off for a target that has all of the
     probability leaves nothing, not the difference of two roundings. None where
-    `Scores.less_share` has taken it off.
+    `Scores.less_exp_sum` has taken it off.
 
     Args:
       target_N: int32, rows of the table.
-      share_N, scale_N: float32.
+      exp_sum_N, scale_N: float32.
 
     Returns:
       Terms of the hidden states' gradients and of those of the rows `target_N`.
@@ -271,7 +271,7 @@ def own_gradients_of(
         return None
     row_ND = _rounded_as_factor(table.table_VD[target_N], table.dtype)
     factor_ND = _rounded_as_factor(scale_N[:, None] * hidden.hidden_ND, table.dtype)
-    return (share_N * scale_N)[:, None] * row_ND, share_N[:, None] * factor_ND
+    return (exp_sum_N * scale_N)[:, None] * row_ND, exp_sum_N[:, None] * factor_ND
 
 
 def _rounded_as_factor(x: Array, dtype: str) -> Array:

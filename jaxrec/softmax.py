@@ -242,7 +242,7 @@ def _less_own(problem: _Problem, sums_N: Sums, hidden_grad_ND, table_grad_VD):
     """
     target_N, weight_N = problem.positions.target_N, problem.positions.weight_N
     owed = own_gradients_of(
-        problem.hidden, problem.table, target_N, sums_N.share, sums_N.scale(weight_N)
+        problem.hidden, problem.table, target_N, sums_N.exp_sum, sums_N.scale(weight_N)
     )
     if owed is None:
         return hidden_grad_ND, table_grad_VD
@@ -253,7 +253,7 @@ def _less_own(problem: _Problem, sums_N: Sums, hidden_grad_ND, table_grad_VD):
 def _once(problem: _Problem):
     """(sums, dhidden, dtable), chunk by chunk of positions, each against all tiles.
 
-    The gradients may still have the targets' shares in them: see `_less_own`. The loop
+    The gradients may still have in them what targets owe: see `_less_own`. The loop
     over the tiles is unrolled: in a loop of the program their terms would be copied.
     """
     hidden_ND, table = problem.hidden.hidden_ND, problem.table
@@ -267,7 +267,9 @@ def _once(problem: _Problem):
         sums_n, terms = _terms(problem, chunk, all_scores, shift_N)
         scale_n = sums_n.scale(chunk.weight_n)
         gradients = [
-            gradients_of(chunk, tile, scores.less_share(exp_nC, sums_n.share), scale_n)
+            gradients_of(
+                chunk, tile, scores.less_exp_sum(exp_nC, sums_n.exp_sum), scale_n
+            )
             for tile, scores, exp_nC in zip(tiles, all_scores, terms, strict=True)
         ]
         hidden_grads_nD, some_DC = zip(*gradients, strict=True)
@@ -319,7 +321,7 @@ def _joined(grads_DC: tuple[Array, ...], num_rows: int) -> Array:
 def _twice(problem: _Problem):
     """(sums, dhidden, dtable), tile by tile of the table, each against all chunks.
 
-    The gradients may still have the targets' shares in them: see `_less_own`.
+    The gradients may still have in them what targets owe: see `_less_own`.
     """
     table = problem.table
     sums_N = _sums(problem)
@@ -334,7 +336,7 @@ def _twice(problem: _Problem):
             shift_n = _at(sums_N.shift, chunk)
             scores = scores_of(chunk, tile)
             exp_nC = scores.exp_nC(shift_n, table.dtype)
-            rest_nC = scores.less_share(exp_nC, _at(sums_N.share, chunk))
+            rest_nC = scores.less_exp_sum(exp_nC, _at(sums_N.exp_sum, chunk))
             hidden_grad_nD, some_grad_DC = gradients_of(
                 chunk, tile, rest_nC, _at(scale_N, chunk)
             )

@@ -92,7 +92,7 @@ def encode_rows(params, encoder, rows, dropout_key) -> Array:
 
     A CPU works on independent chains of operations side by side, each with its data in
     a core's cache, where one chain of larger operations leaves cores waiting at the end
-    of each: benchmarks/cpu_choices.py.
+    of each: benchmarks/LOG.md.
 
     Args:
       rows: tokens, positions and segments of `batches.pack`, int32 [R, T] each.

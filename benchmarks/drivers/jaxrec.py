@@ -76,7 +76,7 @@ def main() -> None:
             "what is timed is their mean",
             "neither PAD nor MASK is a class of its softmax; in RecTools and the "
             "paper's code they are",
-            "bfloat16 is loss.dtype=bfloat16: the gradients' matmuls of the softmax",
+            "bfloat16 is loss.dtype=bfloat16, of the softmax alone",
         ],
     )
 

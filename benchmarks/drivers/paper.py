@@ -116,7 +116,7 @@ def main() -> None:
     watch = stopwatch.Stopwatch(
         lambda batch: (batch["labels"], -100), task.steps, task.seconds
     )
-    stopwatch.trainer(watch, task.dtype).fit(module, loader)
+    stopwatch.trainer(watch, task).fit(module, loader)
     protocol.report(
         version=commit(task.repo),
         versions=protocol.versions("torch", "pytorch-lightning", "transformers"),

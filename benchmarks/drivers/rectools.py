@@ -74,7 +74,7 @@ def main() -> None:
     dataset = training_part(task.data)
     model = make_model(task)
     watch = stopwatch.Stopwatch(lambda batch: (batch["y"], 0), task.steps, task.seconds)
-    model._trainer = stopwatch.trainer(watch, task.dtype)
+    model._trainer = stopwatch.trainer(watch, task)
     model.fit(dataset)
     (watch,) = (  # fit trains with a copy of the trainer
         one

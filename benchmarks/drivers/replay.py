@@ -99,7 +99,7 @@ def main() -> None:
             task.seconds,
         )
         module = LightningModule(make_model(task, schema))
-        stopwatch.trainer(watch, task.dtype).fit(module, rows)
+        stopwatch.trainer(watch, task).fit(module, rows)
     settings = [
         f"windows are padded to {task.max_length}, whatever their length, as its "
         "loader does"

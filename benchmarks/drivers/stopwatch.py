@@ -65,14 +65,27 @@ class Stopwatch(pl.Callback):
         return statistics.fmean(self.targets[self.warm_up :])
 
 
-def trainer(stopwatch: Stopwatch, dtype: str) -> pl.Trainer:
-    """Trains on the CPU and does nothing else: no log, no file."""
+class Compiler(pl.Callback):
+    """Sends the training step through torch.compile, for batches of any length."""
+
+    def on_fit_start(self, trainer, pl_module):
+        pl_module.training_step = torch.compile(pl_module.training_step, dynamic=True)
+
+
+def trainer(stopwatch: Stopwatch, task) -> pl.Trainer:
+    """Trains on the CPU and does nothing else: no log, no file.
+
+    Args:
+      task: of `protocol.parse`.
+    """
     torch.set_num_threads(protocol.num_cores())
+    if task.matmul == "bfloat16":
+        torch.set_float32_matmul_precision("medium")
     return pl.Trainer(
         accelerator="cpu",
         devices=1,
-        precision="bf16-mixed" if dtype == "bfloat16" else "32-true",
-        callbacks=[stopwatch],
+        precision="bf16-mixed" if task.dtype == "bfloat16" else "32-true",
+        callbacks=[stopwatch, *([Compiler()] if task.compile else [])],
         max_epochs=-1,
         limit_val_batches=0,
         num_sanity_val_steps=0,
