@@ -542,8 +542,9 @@ def test_epochs_and_seconds_to_a_share_of_the_best():
     ]
     outcome = type("Outcome", (), {"result": {}})()
     one = Record(outcome, lines)
-    assert time_to_quality.epochs_to(one, 0.95) == 2
-    assert time_to_quality.epochs_to(one, 1.0) == 3
+    best = time_to_quality.best(one)
+    found = [time_to_quality.epochs_to(one, x * best) for x in (0.95, 1.0, 1.01)]
+    assert found == [2, 3, None]
     assert time_to_quality.wall_seconds(one, 3) == 30.0
     assert time_to_quality.paced_seconds(one, 3, 2.5) == 3 * (2.5 + 1.0)
 
