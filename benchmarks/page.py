@@ -347,7 +347,7 @@ def grid(
 
 
 def is_text(shown: str) -> bool:
-    return shown[:1].isalpha() or shown[:1] in "[*"
+    return shown[:1].isalpha() or shown.startswith(("[", "*"))
 
 
 def cell(key: str, value: Any) -> str | None:

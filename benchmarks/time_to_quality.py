@@ -62,7 +62,7 @@ def paced_seconds(one: Record, epoch: int, epoch_s: float) -> float:
 
 
 def row(
-    dataset: str, one: Record, epoch_s: float | None, common: float | None
+    dataset: str, one: Record, epoch_s: float | None, common: float | None = None
 ) -> dict[str, Any]:
     """What a run took.
 

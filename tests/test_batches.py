@@ -69,7 +69,7 @@ def test_log_on_device_is_the_log():
 
 def test_log_on_device_refuses_what_int32_cannot_count():
     too_large = types.SimpleNamespace(num_interactions=2**31 - 2**20 + 1, name="clicks")
-    with pytest.raises(InputError, match="clicks has 2147483648"):
+    with pytest.raises(InputError, match="clicks has 2146435073"):
         batches.log_on_device(too_large)
 
 
