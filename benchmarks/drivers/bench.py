@@ -56,9 +56,8 @@ MIXED = Setting("memory kept, bf16-mixed", _BFLOAT16, KEEP)
 MIXED_LOADERS = Setting(
     "memory kept, 2 loaders, bf16-mixed", (*_BFLOAT16, *LOADERS.arguments), KEEP
 )
-# PyTorch's own way to have float32 matrices multiplied in bfloat16, all else as it is.
-MATMULS = Setting("memory kept, bfloat16 matmuls", ("--matmul", "bfloat16"), KEEP)
-COMPILED = Setting("memory kept, torch.compile", ("--compile",), KEEP)
+# torch.compile, and float32 factors that are multiplied in bfloat16, are options of the
+# drivers, and no faster: LOG.md.
 SETTINGS = {
     OURS: (AS_INSTALLED, OUR_BFLOAT16),
     "rectools": (AS_INSTALLED, KEEPS_MEMORY, LOADERS, MIXED, MIXED_LOADERS),
