@@ -241,7 +241,7 @@ def run(
     ),
     batch_size: int = 128,
     with_large: bool = True,
-    seconds: float = 25,
+    seconds: float = 60,
     output: Path = measure.RESULTS,
 ) -> Path:
     """Measures and writes the record."""
