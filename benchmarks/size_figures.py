@@ -134,11 +134,11 @@ def _draw(figure, rows: Mapping[str, Sequence[Mapping]], column: str, label: str
         [handles[one] for one in labels],
         labels,
         loc="upper left",
-        bbox_to_anchor=(0.07, 1.0),
+        bbox_to_anchor=(0.02, 1.0),
         ncols=4,
         frameon=False,
         fontsize=7.5,
-        handlelength=3.1,
+        handlelength=2.9,
         columnspacing=0.9,
     )
     figure.text(0.075, 0.915, label, color=INK, fontsize=9, weight="bold")
