@@ -77,8 +77,9 @@ ABOUT = {
 Training at the paper's shapes, on the CPU, beside RecTools, RePlay and the paper's own
 code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
-torch.compile, and PyTorch's float32 matmuls in bfloat16, were tried apart with the
-paper's code, and are no faster than the settings below ([LOG.md](LOG.md)).
+torch.compile, and PyTorch's float32 matmuls in bfloat16, were tried apart, for one
+round of the paper's code with full cross-entropy on ML-1M, and were no faster than the
+settings below; there is no record of it but [LOG.md](LOG.md).
 
 The environments of the peers, as they were made for the records:
 
