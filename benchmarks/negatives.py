@@ -11,6 +11,7 @@ the items that were not drawn. Drawing the negatives is a row of its own.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -102,7 +103,7 @@ def make_arguments(shape: Shape, batch_size: int) -> Arguments:
     table_VD = 0.02 * jax.random.normal(keys[1], (shape.num_items + 1, shape.width))
     return Arguments(
         batches.unpack(hidden_RTD, packing),
-        losses.Packed(hidden_RTD, packing.place_BL),
+        losses.Packed(hidden_RTD, packing.place_BL, is_dense=True),
         table_VD,
         batch,
     )
@@ -112,14 +113,15 @@ def with_gradients(loss: Any) -> Any:
     """(arguments, candidates) -> the sum of the loss and both gradients."""
 
     def program(arguments: Arguments, candidates: Any):
-        hidden, place_BL = arguments.packed
+        hidden = arguments.packed.hidden_RTD
         batch, takes_packed = arguments.batch, isinstance(loss, TakesPacked)
 
         def total(hidden, table_VD):
-            states = losses.Packed(hidden, place_BL) if takes_packed else hidden
-            return loss(states, table_VD, batch.target_BL, batch.weight_BL, candidates)[
-                0
-            ]
+            states = hidden
+            if takes_packed:
+                states = dataclasses.replace(arguments.packed, hidden_RTD=hidden)
+            rest = batch.target_BL, batch.weight_BL, candidates
+            return loss(states, table_VD, *rest)[0]
 
         if not takes_packed:
             hidden = arguments.hidden_BLD
@@ -128,10 +130,19 @@ def with_gradients(loss: Any) -> Any:
     return program
 
 
-def compare(
-    shape: Shape, num_negatives: int, arguments: Arguments, times: int, seconds: float
-) -> list[dict[str, Any]]:
-    """The rows of one data set and S."""
+class Case(NamedTuple):
+    """What is compared for a data set and S.
+
+    draw: of the negatives, and its arguments.
+    programs: name -> (loss and gradients, candidates); the first is the naive one.
+    """
+
+    draw: tuple[Any, tuple]
+    programs: dict[str, tuple[Any, Any]]
+
+
+def make_case(shape: Shape, num_negatives: int, arguments: Arguments) -> Case:
+    """Draws the negatives once for each of the two losses."""
     objective = objectives.sampled_ce(num_negatives=num_negatives)
     is_item_V = item_mask(len(arguments.table_VD), shape.num_items)
     items = Items(is_item_V, negatives.make_pool(jax.device_get(is_item_V)))
@@ -141,8 +152,7 @@ def compare(
         arguments.batch.seen_BX,
         items,
     )
-    draw = measure.compiled(objective.candidates, *draw_arguments)
-    drawn = draw(*draw_arguments)
+    drawn = jax.jit(objective.candidates)(*draw_arguments)
     is_shared = isinstance(drawn, losses.Shared)
     one_set = partial(
         negatives.uniform_without_replacement,
@@ -153,19 +163,29 @@ def compare(
     negative_BS = jax.vmap(one_set)(keys_B, arguments.batch.seen_BX)
     path = "a few sequences at a time" if is_shared else "the catalogue less the rest"
     programs = {
-        "naive": (naive, negative_BS),
-        f"shipped: {path}": (objective.loss, drawn),
+        "naive": (with_gradients(naive), negative_BS),
+        f"shipped: {path}": (with_gradients(objective.loss), drawn),
     }
+    return Case((objective.candidates, draw_arguments), programs)
+
+
+def compare(
+    shape: Shape, num_negatives: int, arguments: Arguments, times: int, seconds: float
+) -> list[dict[str, Any]]:
+    """The rows of one data set and S."""
+    case = make_case(shape, num_negatives, arguments)
     about = {"dataset": shape.name, "negatives": num_negatives}
     rows, variants = [], []
-    for name, (loss, candidates) in programs.items():
-        program = measure.compiled(with_gradients(loss), arguments, candidates)
+    for name, (function, candidates) in case.programs.items():
+        program = measure.compiled(function, arguments, candidates)
         row = {**about, "program": name, "temp_mb": measure.temp_mb(program)}
         if row["temp_mb"] > MOST_RUN_MB:
             rows.append(row)
             continue
         call = measure.repeated(program, (arguments, candidates), times)
         variants.append(Variant(row, call, times))
+    function, draw_arguments = case.draw
+    draw = measure.compiled(function, *draw_arguments)
     drawing = {**about, "program": "drawing them", "temp_mb": measure.temp_mb(draw)}
     call = measure.repeated(draw, draw_arguments, times)
     variants.append(Variant(drawing, call, times))

@@ -8,28 +8,12 @@ from typing import NamedTuple
 
 import jax
 
+from benchmarks import hlo
+
 IDLE = "nothing on record"
 
-# %name = type opcode(operands), ..., metadata={op_name="..."}
-_INSTRUCTION = re.compile(
-    r"\s*(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\((.*)"
-)
-_COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 # Their own events last as long as what they call, which has events too.
 _CONTAINERS = {"while", "conditional", "call"}
-
-
-class Instruction(NamedTuple):
-    """An operation of a compiled program.
-
-    op_name: the path of scopes and primitives that it was made of, or "".
-    operands: names of what it reads; called: of the computation it fuses, or "".
-    """
-
-    opcode: str
-    op_name: str
-    operands: tuple[str, ...]
-    called: str
 
 
 class Program:
@@ -44,24 +28,11 @@ class Program:
 
     def __init__(self, text: str, parts: Sequence[tuple[str, str]], other: str):
         self.parts, self.other = parts, other
-        self.instructions: dict[str, Instruction] = {}
-        self.members: dict[str, list[str]] = {}
-        computation = ""
-        for line in text.splitlines():
-            if begun := _COMPUTATION.match(line):
-                computation = begun[1]
-            if found := _INSTRUCTION.match(line):
-                name, opcode, rest = found.groups()
-                op_name = re.search(r'op_name="([^"]*)"', rest)
-                called = re.search(r"calls=%?([\w.\-]+)", rest)
-                operands = rest.partition(")")[0]
-                self.instructions[name] = Instruction(
-                    opcode,
-                    op_name[1] if op_name else "",
-                    tuple(re.findall(r"%([\w.\-]+)", operands)),
-                    called[1] if called else "",
-                )
-                self.members.setdefault(computation, []).append(name)
+        computations = hlo.parse(text).computations
+        self.members = {name: list(found) for name, found in computations.items()}
+        self.instructions = {
+            name: one for found in computations.values() for name, one in found.items()
+        }
 
     def is_container(self, name: str) -> bool:
         found = self.instructions.get(name)
@@ -80,13 +51,13 @@ class Program:
             name = one.operands[0]
         return self.other
 
-    def _by_name(self, one: Instruction) -> str | None:
+    def _by_name(self, one: hlo.Instruction) -> str | None:
         for pattern, part in self.parts:
             if re.search(pattern, one.op_name):
                 return part
         return None
 
-    def _by_members(self, one: Instruction) -> str | None:
+    def _by_members(self, one: hlo.Instruction) -> str | None:
         """The part of most operations of a fusion."""
         members = (self.instructions[name] for name in self.members.get(one.called, ()))
         found = Counter(filter(None, map(self._by_name, members)))

@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrec import dropout
+from jaxrec import backend, dropout
 
 Array = jax.Array
 
 # Queries of a block, about, where attention is causal: three blocks save a third of the
-# scores, many make the matmuls thin. benchmarks/cpu_choices.py.
-_QUERIES = 64
+# scores, many make the matmuls thin. benchmarks/cpu_choices.py. A GPU, which begins
+# every operation of a block anew, has fewer: benchmarks/gpu_programs.py counts them.
+_QUERIES, _GPU_QUERIES = 64, 512
 # Blocks begin at multiples of this: matmuls whose sizes are none are slower.
 _MULTIPLE = 8
 
@@ -81,10 +82,12 @@ def attend(
 def query_blocks(length: int, *, is_causal: bool) -> list[tuple[int, int]]:
     """Ranges of positions, each a block of queries; nearly equal, one if not causal.
 
+    On a CPU:
     >>> query_blocks(200, is_causal=True), query_blocks(200, is_causal=False)
     ([(0, 64), (64, 136), (136, 200)], [(0, 200)])
     """
-    num_blocks = max(1, round(length / _QUERIES)) if is_causal else 1
+    queries = _QUERIES if backend.is_cpu() else _GPU_QUERIES
+    num_blocks = max(1, round(length / queries)) if is_causal else 1
     units = length / num_blocks / _MULTIPLE
     begins = [round(i * units) * _MULTIPLE for i in range(num_blocks)]
     return list(zip(begins, [*begins[1:], length], strict=True))

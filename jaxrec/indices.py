@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxrec import backend
+
 Array = jax.Array
 
 
@@ -40,8 +42,10 @@ def take_rows(x_ND: Array, index_M: Array) -> Array:
     [3.0, 1.0, 0.0]
     """
     inverse_N = inverse(index_M, len(x_ND))
-    # index_M again, but in memory.
-    return _take_rows(x_ND, inverse(inverse_N, len(index_M)), inverse_N)
+    if backend.is_cpu():
+        # Again, but in memory; a GPU would launch three kernels for it.
+        index_M = inverse(inverse_N, len(index_M))
+    return _take_rows(x_ND, index_M, inverse_N)
 
 
 @jax.custom_vjp

@@ -21,6 +21,7 @@ over several chunks. `candidates` is what the target competes with:
 No loss stores scores of size [B, L, V] or gathers [B, S, D] or [B, L, S, D] at once.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -61,7 +62,9 @@ class Separate(NamedTuple):
     negative_BLS: Array
 
 
-class Packed(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Packed:
     """Hidden states of [B, L] positions, left where the encoder's rows have them.
 
     So a loss takes those that it needs, once, and makes nothing as wide as a state for
@@ -70,10 +73,14 @@ class Packed(NamedTuple):
     hidden_RTD: float, any dtype.
     place_BL: int32, where a position's state is in the flattened rows; distinct, or R T
       (out of range) for a position without a state, which must have no weight either.
+    is_dense: whether nearly all places of the rows have a weight, as a next item's do
+      and hidden items' do not. A GPU then goes through all of them, and its host need
+      not wait to be told how many there are. What is computed is the same.
     """
 
     hidden_RTD: Array
     place_BL: Array
+    is_dense: bool = dataclasses.field(default=False, metadata={"static": True})
 
     @property
     def most(self) -> int:
@@ -98,6 +105,7 @@ class _Targets(NamedTuple):
 
     index_N: int32, where in B * L; B * L after the first `count`.
     target_N, weight_N, sequence_N: 0, 0 and any sequence after the first `count`.
+    is_dense: of `Packed`.
     """
 
     count: Array
@@ -106,6 +114,7 @@ class _Targets(NamedTuple):
     target_N: Array
     weight_N: Array
     sequence_N: Array
+    is_dense: bool
 
 
 def _float32(*arrays: Array) -> tuple[Array, ...]:
@@ -132,6 +141,7 @@ def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Tar
         compacted(target_BL),
         compacted(weight_BL),
         jnp.minimum(index_N, weight_BL.size - 1) // weight_BL.shape[1],
+        packed.is_dense,
     )
 
 
@@ -195,6 +205,7 @@ def ce(
         allowed_V,
         excluded_BX,
         dtype=dtype,
+        is_dense=at.is_dense,
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 

@@ -40,11 +40,10 @@ class Sums(NamedTuple):
         zero = jnp.zeros_like(shift)
         return cls(shift, zero, zero, zero > 0)
 
-    def and_of(self, scores: Scores, exp_nC: Array) -> "Sums":
-        """With one tile more."""
+    def and_of(self, scores: Scores, exp_sum: Array) -> "Sums":
+        """With one tile more, of whose terms the sum is given."""
         return self._replace(
-            # As the gradients have them: a position's probabilities sum to one.
-            exp_sum=self.exp_sum + exp_nC.sum(axis=-1, dtype=jnp.float32),
+            exp_sum=self.exp_sum + exp_sum,
             # As the sum has it: another sum of products differs in its bits.
             own=jnp.where(scores.is_here_n, scores.own_n(), self.own),
             is_missing=self.is_missing | scores.is_missing_n(),

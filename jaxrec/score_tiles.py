@@ -113,12 +113,21 @@ class Scores(NamedTuple):
         """Of the rows that compete; -inf if there is none."""
         return jnp.where(self.competes_nC, self.score_nC, -jnp.inf).max(axis=-1)
 
-    def exp_nC(self, shift_n: Array, dtype: str) -> Array:
-        """exp(score - shift), 0 where a row does not compete, rounded to the dtype."""
+    def terms(self, shift_n: Array, dtype: str) -> tuple[Array, Array]:
+        """exp(score - shift), 0 where a row does not compete, and its sum: [n, C], [n].
+
+        The terms are rounded to the dtype, and the float32 sum is of the rounded ones,
+        as the gradients have them: a position's probabilities sum to one.
+        """
         exp_nC = jnp.exp(self.score_nC - shift_n[:, None])
         exp_nC = rounded(jnp.where(self.competes_nC, exp_nC, 0), dtype)
-        # A barrier, or it is computed again for each matmul.
-        return jax.lax.optimization_barrier(exp_nC)
+        # A barrier, or they are computed again for each matmul. On a GPU the sum is
+        # made where they are, so that no kernel more reads them.
+        if backend.is_cpu():
+            exp_nC = jax.lax.optimization_barrier(exp_nC)
+            return exp_nC, exp_nC.sum(axis=-1, dtype=jnp.float32)
+        sum_n = exp_nC.sum(axis=-1, dtype=jnp.float32)
+        return jax.lax.optimization_barrier((exp_nC, sum_n))
 
     def less_exp_sum(self, exp_nC: Array, exp_sum_n: Array) -> Array:
         """exp_nC less the sum of all that compete, in the target's column.

@@ -64,9 +64,10 @@ _CPU = _Sizes(
     scores=2**21, fewest_positions=192, positions=192, most_rows=2**14, most_kept=10
 )
 # A GPU begins every operation of a tile anew, which takes microseconds: fewer, larger
-# tiles. By arithmetic, not measured yet; the part "tiles" of benchmarks.gpu compares.
+# tiles. benchmarks/gpu_programs.py has what they need of memory; how long they take has
+# not been measured yet, the part "tiles" of benchmarks.gpu compares.
 _GPU = _Sizes(
-    scores=2**26, fewest_positions=512, positions=4096, most_rows=2**14, most_kept=1
+    scores=2**24, fewest_positions=256, positions=4096, most_rows=2**14, most_kept=1
 )
 
 
@@ -84,6 +85,10 @@ def tile_shape(num_rows: int, num_positions: int) -> tuple[int, int]:
     size, num_tiles = sizes.scores // _rounded_up(num_rows) // 16 * 16, 1
     if size < sizes.fewest_positions:
         size, num_tiles = sizes.positions, -(-num_rows // sizes.most_rows)
+    if not backend.is_cpu():
+        # Chunks of one size, or the last would be padded to that of the others.
+        num_chunks = -(-num_positions // size)
+        size = _rounded_up(-(-num_positions // num_chunks))
     return min(size, _rounded_up(num_positions)), _rounded_up(-(-num_rows // num_tiles))
 
 
@@ -104,6 +109,7 @@ def loss_sum(
     excluded_BX: Array | None,
     *,
     dtype: str = "float32",
+    is_dense: bool = False,
 ) -> Array:
     """sum_n w_n (logsumexp_{v in C_n} s_nv - s_n,target), s = hidden table^T, in nats.
 
@@ -121,12 +127,15 @@ def loss_sum(
         term of the denominator is off by 2^-8 of itself at the most, so the loss of a
         position by .004 nats, and a gradient by 3 2^-8 of the sum of its terms' sizes;
         and see `score_tiles` for scores.
+      is_dense: whether nearly all positions have a target; see `losses.Packed`.
 
     Returns:
       A float32 scalar, with gradients to hidden_ND and table_VD, float32.
     """
     assert dtype in ("float32", "bfloat16"), dtype
-    return _loss_sum(hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype)
+    return _loss_sum(
+        hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype, is_dense
+    )
 
 
 def _value(*arguments) -> Array:
@@ -134,7 +143,9 @@ def _value(*arguments) -> Array:
     return _forward(*arguments)[0]
 
 
-def _forward(hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype: str):
+def _forward(
+    hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype: str, is_dense: bool
+):
     num_positions, num_rows = len(hidden_ND), len(table_VD)
     size, tile = tile_shape(num_rows, num_positions)
     more, more_rows = -num_positions % size, max(tile - num_rows, 0)
@@ -153,6 +164,7 @@ def _forward(hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype: str)
         ),
         normaliser.bound(hidden_ND, table_VD),
         size,
+        is_dense,
     )
     is_kept = problem.table.num_tiles <= _sizes().most_kept
     sums_N, *gradients = _once(problem) if is_kept else _twice(problem)
@@ -161,13 +173,13 @@ def _forward(hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype: str)
     return _loss(problem, sums_N), gradients
 
 
-def _backward(dtype: str, gradients, cotangent):
-    del dtype
+def _backward(dtype: str, is_dense: bool, gradients, cotangent):
+    del dtype, is_dense
     hidden_grad_ND, table_grad_VD = gradients
     return cotangent * hidden_grad_ND, cotangent * table_grad_VD, None, None, None
 
 
-_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(5,))
+_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(5, 6))
 _loss_sum.defvjp(_forward, _backward)
 
 
@@ -175,6 +187,7 @@ class _Problem(NamedTuple):
     """Positions in chunks of `size`, and the table in tiles.
 
     bound_N: no score of the position is above it, but for rounding.
+    is_dense: of `losses.Packed`.
     """
 
     hidden: Hidden
@@ -182,16 +195,19 @@ class _Problem(NamedTuple):
     positions: Positions
     bound_N: Array
     size: int
+    is_dense: bool
 
     @property
     def num_chunks(self) -> Array | int:
         """Chunks that have a target; an only chunk counts without one.
 
-        So the compiler knows of one that it is one, and makes no loop, before which a
-        GPU's host would wait for the count. (benchmarks/gpu.md)
+        So the compiler knows of one that it is one, and makes no loop. On a GPU the
+        host would wait before every turn of a loop whose number the device knows, so
+        there all chunks count where few could be left out. (benchmarks/gpu.md)
         """
-        if len(self.positions.target_N) == self.size:
-            return 1
+        most = len(self.positions.target_N) // self.size
+        if most == 1 or (self.is_dense and not backend.is_cpu()):
+            return most
         return (self.positions.count + self.size - 1) // self.size
 
     def over_chunks(self, body: Callable[[Chunk, Any], Any], start: Any) -> Any:
@@ -258,8 +274,10 @@ def _once(problem: _Problem):
     """
     hidden_ND, table = problem.hidden.hidden_ND, problem.table
     tiles = [tile_of(table, j) for j in range(table.num_tiles)]
-    # Not from the scores of several tiles: all would be held until it is known.
-    shift_N = None if len(tiles) == 1 else _shift_ahead(problem)
+    # Not from the scores of several tiles: all would be held until it is known. Nor on
+    # a GPU, whose host would wait for the condition in every chunk.
+    is_ahead = len(tiles) > 1 or not backend.is_cpu()
+    shift_N = _shift_ahead(problem) if is_ahead else None
 
     def body(chunk: Chunk, carry):
         sums_N, hidden_grad_ND, table_grads_DC = carry
@@ -295,7 +313,8 @@ def _terms(
 
     Args:
       all_scores: of each tile.
-      shift_N: None for the only tile, which has the scores of all targets.
+      shift_N: of all positions; or None for the only tile, which has their targets'
+        scores.
     """
     if shift_N is None:
         (scores,) = all_scores
@@ -305,8 +324,8 @@ def _terms(
         shift_n = _at(shift_N, chunk)
     sums_n, terms = Sums.of_none(shift_n), []
     for scores in all_scores:
-        exp_nC = scores.exp_nC(shift_n, problem.table.dtype)
-        sums_n = sums_n.and_of(scores, exp_nC)
+        exp_nC, exp_sum_n = scores.terms(shift_n, problem.table.dtype)
+        sums_n = sums_n.and_of(scores, exp_sum_n)
         terms.append(exp_nC)
     return sums_n, terms
 
@@ -335,7 +354,7 @@ def _twice(problem: _Problem):
             hidden_grad_ND, table_grad_DC = carry
             shift_n = _at(sums_N.shift, chunk)
             scores = scores_of(chunk, tile)
-            exp_nC = scores.exp_nC(shift_n, table.dtype)
+            exp_nC, _ = scores.terms(shift_n, table.dtype)
             rest_nC = scores.less_exp_sum(exp_nC, _at(sums_N.exp_sum, chunk))
             hidden_grad_nD, some_grad_DC = gradients_of(
                 chunk, tile, rest_nC, _at(scale_N, chunk)
@@ -365,8 +384,8 @@ def _sums(problem: _Problem) -> Sums:
     def add_tile(chunk: Chunk, tile: Tile, sums_N: Sums):
         sums_n = Sums(*(_at(x_N, chunk) for x_N in sums_N))
         scores = scores_of(chunk, tile)
-        exp_nC = scores.exp_nC(sums_n.shift, problem.table.dtype)
-        return _put_all(sums_N, sums_n.and_of(scores, exp_nC), chunk)
+        _, exp_sum_n = scores.terms(sums_n.shift, problem.table.dtype)
+        return _put_all(sums_N, sums_n.and_of(scores, exp_sum_n), chunk)
 
     return problem.over_tiles(add_tile, Sums.of_none(_shift_ahead(problem)))
 

@@ -78,7 +78,8 @@ def batch_loss(
     rows = batches.pack(batch.tokens_BL, packing)
     hidden_RTD = encode_rows(params, recipe.encoder, rows, dropout_key)
     if isinstance(recipe.objective.loss, TakesPacked):
-        hidden = losses.Packed(hidden_RTD, packing.place_BL)
+        is_dense = recipe.encoder.objective == "next_item"
+        hidden = losses.Packed(hidden_RTD, packing.place_BL, is_dense=is_dense)
     else:
         hidden = batches.unpack(hidden_RTD, packing)
     table_VD = recipe.encoder.apply({"params": params}, method="table")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import attention, dropout
+from jaxrec import attention, backend, dropout
 
 ROWS, LENGTH, HEADS, WIDTH = 2, 11, 2, 3
 SEGMENTS = np.array([[1] * 4 + [2] * 5 + [0] * 2, [1] * 1 + [2] * 10], np.int32)
@@ -115,3 +115,12 @@ def test_query_blocks_cover_every_position_once(length, queries, multiple, monke
     assert all(first % multiple == 0 for first, _ in blocks)
     assert max(last - first for first, last in blocks) <= 1.5 * queries + multiple
     assert attention.query_blocks(length, is_causal=False) == [(0, length)]
+
+
+def test_a_gpu_has_few_blocks(monkeypatch):
+    monkeypatch.setattr(backend, "is_cpu", lambda: False)
+    monkeypatch.setattr(attention, "_GPU_QUERIES", 100)
+    monkeypatch.setattr(attention, "_MULTIPLE", 8)
+    assert attention.query_blocks(149, is_causal=True) == [(0, 149)]
+    # 1.5 rounds to 2; halves of 200 begin at a multiple of 8.
+    assert attention.query_blocks(200, is_causal=True) == [(0, 96), (96, 200)]

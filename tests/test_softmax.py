@@ -125,6 +125,35 @@ def test_loss_and_gradients_are_those_of_the_loop(excluded):
             np.testing.assert_allclose(mine, other, **TOLERANCE)
 
 
+@pytest.mark.usefixtures("tiling", "device")
+def test_dense_positions_have_the_same_loss():
+    """Chunks beyond the count are gone through on a GPU, and add nothing."""
+    dense = functools.partial(softmax.loss_sum, is_dense=True)
+    step = jax.jit(jax.value_and_grad(lambda *x: dense(*x), (0, 1)))
+    for count in (67, 3, 0):
+        arrays = problem(excluded=True, count=count)
+        total, gradients = step(*arrays)
+        for mine, other in zip((total, *gradients), oracle(*arrays), strict=True):
+            np.testing.assert_allclose(mine, other, **TOLERANCE)
+
+
+@pytest.mark.parametrize("is_dense", [False, True])
+@pytest.mark.usefixtures("tiling")
+def test_a_gpu_need_not_be_asked_how_many_positions_are_dense(
+    is_dense, tiling, monkeypatch
+):
+    """A loop whose turns are known is a scan; the host of a GPU waits for a while."""
+    monkeypatch.setattr(backend, "is_cpu", lambda: False)
+    step = jax.value_and_grad(
+        lambda *x: softmax.loss_sum(*x, is_dense=is_dense), (0, 1)
+    )
+    jaxpr = jax.make_jaxpr(step)(*problem(excluded=False))
+    assert ("while[" in str(jaxpr)) == (not is_dense and "one chunk" not in tiling)
+    # And one condition, for a target far below other scores, not one in every chunk.
+    assert [of.primitive.name for of in jaxpr.eqns].count("cond") == 1
+    assert str(jaxpr).count("cond[") == 1
+
+
 bfloat16_sum = functools.partial(softmax.loss_sum, dtype="bfloat16")
 
 

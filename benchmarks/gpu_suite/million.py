@@ -109,14 +109,19 @@ def loss_arguments(num_rows: int, num_labels: int, width: int) -> tuple:
     return *make(jax.random.key(0)), candidates
 
 
+def total_loss(
+    hidden_BLD: jax.Array, table_VD: jax.Array, *rest: Any, dtype: str = "float32"
+) -> jax.Array:
+    """The sum of `losses.ce`, of rows that are as full as a training step's."""
+    place_BL = jnp.arange(hidden_BLD[..., 0].size).reshape(hidden_BLD.shape[:2])
+    packed = losses.Packed(hidden_BLD, place_BL, is_dense=True)
+    return losses.ce(packed, table_VD, *rest, dtype=dtype)[0]
+
+
 def loss_variant(scale: Scale) -> tuple[Variant, float]:
     """The full cross-entropy and both gradients, and the MiB of what it is given."""
-
-    def total(hidden_BLD, table_VD, *rest):
-        return losses.ce(hidden_BLD, table_VD, *rest)[0]
-
     arguments = loss_arguments(scale.num_items + 1, scale.labels, scale.width)
-    program = measure.compiled(jax.value_and_grad(total, (0, 1)), *arguments)
+    program = measure.compiled(jax.value_and_grad(total_loss, (0, 1)), *arguments)
     flops = 6.0 * scale.labels * scale.num_items * scale.width
     row = {
         "program": "cross-entropy, forward and backward",
@@ -145,33 +150,46 @@ def ranks_variant(scale: Scale) -> tuple[Variant, float]:
 
 
 def ranks_program(scale: Scale) -> tuple[jax.stages.Compiled, tuple]:
-    """The program of all users' filtered ranks, int32 [batches, B], and of whether
-    their scores are finite; and its arguments."""
+    """`ranks` of the scale, and its arguments."""
+    arguments = ranks_arguments(scale)
+    return measure.compiled(partial(ranks, scale), *arguments), arguments
+
+
+def ranks_arguments(scale: Scale) -> tuple:
+    """Table, items, and of all batches what they share and what they do not."""
     task = jax.jit(ranking_speed.make_task, static_argnums=(0, 1, 2))(
         scale.num_items, scale.users, scale.width
     )
-    cuts = evaluator.rank_cuts(scale.num_items + 1, scale.batch_size)
-    num_batches = scale.users // scale.batch_size
 
     def batched(x: jax.Array) -> jax.Array:
-        return x.reshape(num_batches, -1, *x.shape[1:])
+        return x.reshape(scale.users // scale.batch_size, -1, *x.shape[1:])
 
     item_SH = batched(task.seen.item_H)
     # Rows are numbered within their batch.
     row_H = task.seen.row_H[: item_SH.shape[1]]
     is_valid_H = task.seen.is_valid_H[: len(row_H)]
+    shared = task.table_VD, task.is_item_V, row_H, is_valid_H
+    return *shared, batched(task.hidden_BD), batched(task.target_B), item_SH
 
-    def ranks(table_VD, is_item_V, row_H, is_valid_H, *per_batch):
-        def one(batch):
-            hidden_BD, target_B, item_H = batch
-            seen = Seen(row_H, item_H, is_valid_H)
-            found, is_finite_B = ranking.target_ranks(
-                hidden_BD, table_VD, is_item_V, target_B, seen, **cuts
-            )
-            return found.filtered, is_finite_B  # what the evaluator asks for
 
-        return jax.lax.map(one, per_batch)
+def ranks(
+    scale: Scale,
+    table_VD: jax.Array,
+    is_item_V: jax.Array,
+    row_H: jax.Array,
+    is_valid_H: jax.Array,
+    *per_batch: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """All users' filtered ranks, int32 [batches, B], and whether their scores are
+    finite."""
+    cuts = evaluator.rank_cuts(scale.num_items + 1, scale.batch_size)
 
-    arguments = (task.table_VD, task.is_item_V, row_H, is_valid_H)
-    arguments += (batched(task.hidden_BD), batched(task.target_B), item_SH)
-    return measure.compiled(ranks, *arguments), arguments
+    def one(batch):
+        hidden_BD, target_B, item_H = batch
+        seen = Seen(row_H, item_H, is_valid_H)
+        found, is_finite_B = ranking.target_ranks(
+            hidden_BD, table_VD, is_item_V, target_B, seen, **cuts
+        )
+        return found.filtered, is_finite_B  # what the evaluator asks for
+
+    return jax.lax.map(one, per_batch)
