@@ -69,6 +69,7 @@ ORDER = (
     "first_batch",
     "profile_step",
     "cpu_choices",
+    "gpu_programs",
     "gpu",
 )
 # What a reader needs before the table.
@@ -103,6 +104,12 @@ has 1,000 negatives where the catalogue varies, and 3,000 where the window does.
 
 Up to some 160,000 items a chunk's exponentials are kept until their sum is known; of a
 larger catalogue they are computed twice, in less memory: a step in the line.
+""",
+    "gpu_programs": """\
+XLA compiles for a GPU that it is told about and does not see. Nothing was run: there is
+no time here, and no promise of one. What a step has the device launch, how often the
+host has to wait for it, and the memory that is reserved are what they would be there.
+[gpu.md](gpu.md) has what only a device can tell.
 """,
     "gpu": """\
 The parts of `python -m benchmarks.gpu`, which [gpu.md](gpu.md) tells about. A row that

@@ -1,9 +1,10 @@
 """The kind of device that programs are made for.
 
-What is chosen by it (the sizes of tiles, chunks and parts) changes how long a program
-takes and in which order it sums; with loss.dtype=bfloat16 also how scores and
-exponentials are rounded, within the bounds of `softmax.loss_sum`. It is asked of the
-device that JAX computes on by default, when a program is traced.
+What is chosen by it (the sizes of tiles, chunks, blocks and parts) changes how long a
+program takes, in which order it sums and which entries a dropout drops; with
+loss.dtype=bfloat16 also how scores and exponentials are rounded, within the bounds of
+`softmax.loss_sum`. It is asked of the device that JAX computes on by default, when a
+program is traced.
 """
 
 import jax
