@@ -252,6 +252,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--output", type=Path, default=measure.RESULTS)
     flags = parser.parse_args(argv)
+    # Without a device JAX cannot take out again what it has put in there.
+    jax.config.update("jax_enable_compilation_cache", False)
     run(parts=options.names("--parts", flags.parts, PARTS), output=flags.output)
 
 

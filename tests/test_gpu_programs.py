@@ -14,6 +14,8 @@ HAS_PLUGIN = any(
     for version in (12, 13)
 )
 needs_plugin = pytest.mark.skipif(not HAS_PLUGIN, reason="JAX has no plugin for CUDA")
+# Without a device it keeps programs in its cache that it cannot take out again.
+pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation")
 
 
 @pytest.mark.skipif(HAS_PLUGIN, reason="JAX has a plugin for CUDA")
@@ -31,8 +33,9 @@ def test_a_program_is_a_gpu_s():
 
 
 @needs_plugin
-def test_steps_of_each_method(monkeypatch):
+def test_steps_in_either_dtype(monkeypatch):
+    monkeypatch.setattr(gpu_programs, "METHODS", ["sasrec_ce"])
     monkeypatch.setattr(gpu_programs, "NUM_STEPS", 2)
     found = list(gpu_programs.step_rows(gpu_programs.compiler(), "tiny"))
-    assert [row["dtype"] for row in found] == 4 * ["float32", "bfloat16"]
+    assert [row["dtype"] for row in found] == ["float32", "bfloat16"]
     assert all(row["kernels"] > 50 and row["moved_mb"] > 0 for row in found)
