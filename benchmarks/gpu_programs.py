@@ -225,25 +225,35 @@ def million_rows(compile_: Compile) -> Iterator[dict[str, Any]]:
     yield row | counted(program, num_batches)
 
 
-def run(*, parts: Sequence[str], output: Path = measure.RESULTS) -> Path:
-    """Compiles and writes the record."""
-    compile_ = compiler()
-    rows = []
-    for part in parts:
-        found = list(PARTS[part](compile_))
-        measure.tell(found)
-        rows += found
-    return measure.save(
-        "gpu_programs", QUESTION, rows, notes=NOTES, output=output, device=DEVICE
-    )
-
-
 PARTS: dict[str, Callable[[Compile], Iterator[dict[str, Any]]]] = {
-    **{f"step-{name}": partial(step_rows, dataset=name) for name in SHAPES},
+    "step": lambda compile_: of_each(step_rows, compile_),
     "million": million_rows,
-    **{f"memory-{name}": partial(memory_rows, dataset=name) for name in SHAPES},
-    **{f"negatives-{name}": partial(negatives_rows, dataset=name) for name in SHAPES},
+    "memory": lambda compile_: of_each(memory_rows, compile_),
+    "negatives": lambda compile_: of_each(negatives_rows, compile_),
 }
+
+
+def of_each(rows: Callable, compile_: Compile) -> Iterator[dict[str, Any]]:
+    """The rows of each data set."""
+    for name in SHAPES:
+        yield from rows(compile_, name)
+
+
+def run(*, parts: Sequence[str], output: Path = measure.RESULTS) -> None:
+    """Compiles, and writes a record for each part."""
+    compile_ = compiler()
+    for part in parts:
+        rows = []
+        for row in PARTS[part](compile_):
+            measure.tell([row])
+            rows.append(row)
+        measure.save(
+            *("gpu_programs", QUESTION, rows),
+            subject=part,
+            notes=NOTES,
+            output=output,
+            device=DEVICE,
+        )
 
 
 def main(argv: Sequence[str]) -> None:

@@ -205,7 +205,8 @@ def bars(found: Iterable[Sequence[Record]], root: Path) -> str:
     return (
         "## Which bars are met?\n\nThey were set before anything was measured. Ratios "
         "of time and memory are to be so large at the least, all else so large at the "
-        f"most.\n\n{grid(columns, lines, most_rows=100)}\n"
+        "most. Those of gpu_programs are of compiled programs, which no device has run."
+        f"\n\n{grid(columns, lines, most_rows=100)}\n"
     )
 
 

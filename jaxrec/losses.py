@@ -11,7 +11,7 @@ nothing and have zero gradient; the weights themselves are constants. The score 
 v is <hidden, table[v]>, computed in float32 whatever the encoder's dtype (recent GPUs
 multiply float32 in TF32, which is JAX's default there). Gradients are made with the
 loss, for reverse mode; JAX refuses to differentiate them again where they are a loop
-over several chunks. `candidates` is what the target competes with:
+over as many chunks as have a target. `candidates` is what the target competes with:
 
     Catalogue   every allowed item, less some of each sequence's own   (ce, sampled_ce)
     Shared      S drawn items, shared by the positions of a sequence,
