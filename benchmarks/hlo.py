@@ -14,7 +14,8 @@ _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]")
 # Operations of a program that are none of the device's.
 _NAMES_ONLY = frozenset(
-    "parameter constant get-tuple-element tuple bitcast after-all fusion-done".split()
+    "parameter constant get-tuple-element tuple bitcast after-all fusion-done "
+    "copy-done async-done".split()
 )
 _PARTIAL_READS = frozenset(("gather", "dynamic-slice", "slice"))
 _IN_PLACE = {"dynamic-update-slice": 1, "scatter": 2}  # and which operand is the update
@@ -126,8 +127,8 @@ def count(program: Text, name: str | None = None) -> Counts:
     """Of one call of the program, or of one of its computations.
 
     A loop whose turns the program knows is so many times its body; any other one turn
-    of it and two waits, before it and after it. A condition is a wait and the branch
-    that moves less: what ours have in the other is for what does not occur.
+    of it and two waits, before it and after it, for what it is asked. A condition is a
+    wait and the branch that moves less: what ours have in the other does not occur.
     """
     members = program.computations[name or program.entry]
     return Counts().plus(
@@ -140,11 +141,12 @@ def _count_one(program: Text, members: Computation, one: Instruction) -> Counts:
         return Counts()
     if one.opcode == "while":
         (body,) = re.findall(r"body=%?([\w.\-]+)", one.rest)
+        (asks,) = re.findall(r"condition=%?([\w.\-]+)", one.rest)
         turns = re.search(r'known_trip_count":\{"n":"(\d+)"', one.rest)
         inside = count(program, body)
         if turns:
             return inside.times(int(turns[1]))
-        return inside.plus(Counts(waits=2))
+        return inside.plus(count(program, asks).times(2), Counts(waits=2))
     if one.opcode == "conditional":
         branches = [count(program, branch) for branch in _branches(one)]
         return min(branches, key=lambda of: of.moved).plus(Counts(waits=1))

@@ -63,7 +63,7 @@ class Separate(NamedTuple):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Packed:
     """Hidden states of [B, L] positions, left where the encoder's rows have them.
 
@@ -74,8 +74,8 @@ class Packed:
     place_BL: int32, where a position's state is in the flattened rows; distinct, or R T
       (out of range) for a position without a state, which must have no weight either.
     is_dense: whether nearly all places of the rows have a weight, as a next item's do
-      and hidden items' do not. A GPU then goes through all of them, and its host need
-      not wait to be told how many there are. What is computed is the same.
+      and hidden items' do not. On a GPU `ce` then goes through all of them, and the
+      host need not wait to be told how many there are. The other losses do not ask.
     """
 
     hidden_RTD: Array
@@ -128,6 +128,7 @@ def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Tar
     if not isinstance(packed, Packed):
         place_M = jnp.arange(weight_BL.size, dtype=jnp.int32)
         packed = Packed(jnp.asarray(hidden), place_M.reshape(weight_BL.shape))
+    assert packed.most > 0, f"no states: of shape {packed.hidden_RTD.shape}"
     index_N, count = compact(weight_BL, packed.most)
 
     def compacted(x_BL):

@@ -37,7 +37,8 @@ TEXT = """HloModule m, is_scheduled=true
 
 %asks (t: (f32[8,4], f32[1,4], s32[])) -> pred[] {
   %t = (f32[8,4]{1,0}, f32[1,4]{1,0}, s32[]) parameter(0)
-  ROOT %yes = pred[] constant(true)
+  %i = s32[] get-tuple-element(%t), index=2
+  ROOT %yes = pred[] custom-call(%i), custom_call_target="less"
 }
 
 %much (p: f32[8,4]) -> f32[8,4] {
@@ -74,7 +75,8 @@ def test_a_turn_of_a_loop():
 
 
 def test_loops_and_conditions():
-    expected = hlo.Counts(4 * TURN.kernels, 2 + 1, 4 * TURN.moved)
+    asked = hlo.Counts(1, 0, 4 + 1)  # before the turn and after it
+    expected = TURN.times(4).plus(asked.times(2), hlo.Counts(waits=2 + 1))
     assert hlo.count(hlo.parse(TEXT)) == expected
 
 

@@ -1,5 +1,6 @@
 """Losses against slow float64 loops, naive implementations and closed forms."""
 
+import dataclasses
 import functools
 import math
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec import binary, losses, softmax
+from jaxrec import backend, binary, losses, softmax
 from jaxrec.losses import Catalogue, Separate, Shared
 
 # 65 positions are a chunk of 64 and one, 5 sequences are a chunk of 4 and one.
@@ -608,6 +609,28 @@ def test_packed_states_have_the_same_loss_and_gradients(form, num_rows):
     grad_ND = np.zeros((10 * num_rows + 1, WIDTH), np.float32)
     grad_ND[place_N] = expected_BLD.reshape(-1, WIDTH)
     assert_close(grad.hidden_RTD.reshape(-1, WIDTH), grad_ND[:-1])
+
+
+def test_dense_states_have_the_same_loss_on_a_gpu(monkeypatch):
+    """Through jit, vmap and grad, in several chunks, of which some have no target."""
+    monkeypatch.setattr(backend, "is_cpu", lambda: False)
+    sizes = softmax._GPU._replace(scores=256, fewest_positions=16)
+    monkeypatch.setattr(softmax, "_GPU", sizes)
+    hidden_BLD, *rest = problem("ce_excluded")
+    hidden = packed(hidden_BLD, rest[2], 11, row_length=10)
+    assert softmax.tile_shape(NUM_ROWS, hidden.most)[0] < hidden.most
+    dense = dataclasses.replace(hidden, is_dense=True)
+    step = jax.value_and_grad(lambda x: losses.ce(x, *rest)[0], allow_int=True)
+    two = jax.tree.map(lambda x: np.stack([x, x]), dense)
+    loss_2, grad = jax.jit(jax.vmap(step))(two)
+    expected = oracle("ce_excluded", *float64((hidden_BLD, *rest)))
+    np.testing.assert_allclose(loss_2, [expected, expected], rtol=RTOL)
+    assert grad.is_dense
+    (of_mean, _), (_, weight) = gradients("ce_excluded", hidden, *rest)
+    for one in grad.hidden_RTD / weight:
+        assert_close(one, of_mean.hidden_RTD)
+    with pytest.raises(AssertionError, match="no states"):
+        losses.ce(losses.Packed(np.zeros((0, 10, WIDTH)), hidden.place_BL), *rest)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -146,7 +146,7 @@ def softmax_program(
         # A function of its own, or an earlier setting's trace would be found again.
         return measure.compiled(
             lambda *arguments: jax.value_and_grad(softmax.loss_sum, (0, 1))(
-                *arguments, dtype=dtype
+                *arguments, dtype=dtype, is_dense=True
             ),
             *arguments,
         )
