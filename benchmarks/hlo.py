@@ -168,9 +168,8 @@ def _moved(program: Text, members: Computation, one: Instruction) -> int:
     """Bytes that a kernel reads and writes."""
     fused = program.computations.get(one.called)
     if fused is None:
-        # The second result of a library call is room for it to work in.
-        written = num_bytes(re.sub(r"\bs8\[\d+\]", "", one.type))
-        return written + sum(members[name].num_bytes for name in one.operands)
+        read = sum(members[name].num_bytes for name in one.operands)
+        return read + _result_bytes(one)
     parameters = [name for name, of in fused.items() if of.opcode == "parameter"]
     return sum(_read(fused, name) for name in parameters) + _written(fused)
 
@@ -215,4 +214,11 @@ def _results(fused: Computation) -> Iterable[Instruction]:
 def _written_by(fused: Computation, one: Instruction) -> int:
     if one.opcode in _IN_PLACE:
         return fused[one.operands[_IN_PLACE[one.opcode]]].num_bytes
+    return _result_bytes(one)
+
+
+def _result_bytes(one: Instruction) -> int:
+    """Of the result; a library call's second one is room for it to work in."""
+    if one.opcode in ("custom-call", "get-tuple-element"):
+        return num_bytes(re.sub(r"\bs8\[\d+\]", "", one.type))
     return one.num_bytes

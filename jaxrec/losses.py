@@ -10,7 +10,7 @@ scalars: whoever holds every shard of a batch divides once. Positions of weight 
 nothing and have zero gradient; the weights themselves are constants. The score of item
 v is <hidden, table[v]>, computed in float32 whatever the encoder's dtype (recent GPUs
 multiply float32 in TF32, which is JAX's default there). Gradients are made with the
-loss, for reverse mode; JAX refuses to differentiate them again where they are a loop
+loss, for reverse mode; JAX may refuse to differentiate them again where they are a loop
 over as many chunks as have a target. `candidates` is what the target competes with:
 
     Catalogue   every allowed item, less some of each sequence's own   (ce, sampled_ce)
@@ -91,9 +91,10 @@ class Packed:
     def states(self, index_N: Array) -> Array:
         """Of the flat positions, float32 [N, D]; 0 where out of range."""
         num_rows, row_length, width = self.hidden_RTD.shape
-        hidden_MD = self.hidden_RTD.reshape(num_rows * row_length, width)
+        hidden_MD = jnp.asarray(self.hidden_RTD).reshape(num_rows * row_length, width)
         place_N = (
-            self.place_BL.reshape(-1)
+            jnp.asarray(self.place_BL)
+            .reshape(-1)
             .at[index_N]
             .get(mode="fill", fill_value=len(hidden_MD))
         )

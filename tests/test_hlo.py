@@ -95,3 +95,29 @@ def test_branches_by_number():
 )
 def test_sizes_of_types(kind, size):
     assert hlo.num_bytes(kind) == size
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_room_of_a_library_call_in_a_fusion(is_listed):
+    """It reads [4, 4] and the second half of [8, 4], and writes [4, 4]."""
+    both = "(f32[4,4]{1,0}, s8[4096]{0})"
+    root = f"ROOT %gemm = {both} custom-call(%p0, %half)"
+    if is_listed:
+        root = f"""%gemm = {both} custom-call(%p0, %half)
+  %x = f32[4,4]{{1,0}} get-tuple-element(%gemm), index=0
+  %room = s8[4096]{{0}} get-tuple-element(%gemm), index=1
+  ROOT %all = {both} tuple(%x, %room)"""
+    text = f"""%inside (p0: f32[4,4], p1: f32[8,4]) -> (f32[4,4], s8[4096]) {{
+  %p0 = f32[4,4]{{1,0}} parameter(0)
+  %p1 = f32[8,4]{{1,0}} parameter(1)
+  %half = f32[4,4]{{1,0}} slice(%p1), slice={{[4:8], [0:4]}}
+  {root}
+}}
+
+ENTRY %main (a: f32[4,4], b: f32[8,4]) -> (f32[4,4], s8[4096]) {{
+  %a = f32[4,4]{{1,0}} parameter(0)
+  %b = f32[8,4]{{1,0}} parameter(1)
+  ROOT %y = {both} fusion(%a, %b), kind=kCustom, calls=%inside
+}}
+"""
+    assert hlo.count(hlo.parse(text)) == hlo.Counts(1, 0, 3 * 64)

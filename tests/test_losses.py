@@ -629,6 +629,8 @@ def test_dense_states_have_the_same_loss_on_a_gpu(monkeypatch):
     (of_mean, _), (_, weight) = gradients("ce_excluded", hidden, *rest)
     for one in grad.hidden_RTD / weight:
         assert_close(one, of_mean.hidden_RTD)
+    eagerly = losses.ce(dense, *rest)[0]  # of NumPy's arrays
+    np.testing.assert_allclose(eagerly, expected, rtol=RTOL)
     with pytest.raises(AssertionError, match="no states"):
         losses.ce(losses.Packed(np.zeros((0, 10, WIDTH)), hidden.place_BL), *rest)
 
