@@ -26,7 +26,7 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from benchmarks import hlo, measure, memory, negatives, options, shapes
-from benchmarks.gpu_suite import million
+from benchmarks.gpu_suite import fused, million
 from benchmarks.shapes import METHODS, NAMED, SHAPES
 from jaxrec import backend, data, losses, steps
 from jaxrec.command import run_command
@@ -66,6 +66,7 @@ gpu_device_info {
 # timing them. Here it cannot, and would take a kernel of its own, with defaults.
 OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 NUM_STEPS = 16
+FUSED_PRODUCTS, FUSED_STEP = 3, "step, fused softmax"
 BFLOAT16: dict[str, dict[str, Any]] = {
     "model": {"dtype": "bfloat16"},
     "loss": {"dtype": "bfloat16"},
@@ -83,6 +84,9 @@ NOTES = (
     "moved: what all kernels read and write, each array once a kernel; of a gather or "
     "an update in place, the rows it is about. What a kernel finds in the cache counts "
     "too.",
+    "fused: the softmax by a kernel of our own (benchmarks/gpu_suite), which no device "
+    "has run; of a step of it the dtype is the encoder's. Its blocks read one array "
+    "again and again, mostly from the cache; moved has each array once.",
     "temp: what the program reserves beside its arguments and results, rooms for "
     "library calls of up to 32 MiB among them.",
     "Matmuls are calls of cuBLAS: which of them XLA would replace by kernels of its "
@@ -149,21 +153,35 @@ def made_run(dataset: str, method: str, **changes: Any) -> Run:
 
 
 def step_rows(compile_: Compile, dataset: str) -> Iterator[dict[str, Any]]:
-    """A step of each method, in float32 and with bfloat16 where there is a choice."""
+    """A step of each method, in float32 and with bfloat16 where there is a choice.
+
+    Of full cross-entropy also with the softmax of `fused_softmax`, which is a trial.
+    """
     for method in METHODS:
         for dtype, changes in (("float32", {}), ("bfloat16", BFLOAT16)):
             if dtype == "bfloat16" and method == "sasrec_bce":
                 changes = {"model": changes["model"]}  # its loss has no matmul
-            run = made_run(dataset, method, **changes)
-            built, plan = run.experiment, run.plan(0)
-            program = compile_(
-                partial(steps.train_steps, recipe=built.recipe, num_rows=run.num_rows),
-                *(run.state, built.log, run.train_end_U, built.items),
-                *(plan.user_SB[:NUM_STEPS], plan.slot_SB[:NUM_STEPS]),
-                donate_argnums=0,
-            )
+            counts = step_counts(compile_, made_run(dataset, method, **changes))
             about = {"dataset": dataset, "program": "step", "method": method}
-            yield {**about, "dtype": dtype, **counted(program, NUM_STEPS)}
+            yield {**about, "dtype": dtype, **counts}
+    for dtype in ("float32", "bfloat16"):  # of the encoder
+        changes = {**BFLOAT16, "model": {"dtype": dtype}}
+        with fused.setting(FUSED_PRODUCTS):
+            counts = step_counts(compile_, made_run(dataset, "sasrec_ce", **changes))
+        about = {"dataset": dataset, "program": FUSED_STEP, "method": "sasrec_ce"}
+        yield {**about, "dtype": dtype, **counts}
+
+
+def step_counts(compile_: Compile, run: Run) -> dict[str, Any]:
+    """The columns of a step of the run's dispatches."""
+    built, plan = run.experiment, run.plan(0)
+    program = compile_(
+        partial(steps.train_steps, recipe=built.recipe, num_rows=run.num_rows),
+        *(run.state, built.log, run.train_end_U, built.items),
+        *(plan.user_SB[:NUM_STEPS], plan.slot_SB[:NUM_STEPS]),
+        donate_argnums=0,
+    )
+    return counted(program, NUM_STEPS)
 
 
 def memory_rows(compile_: Compile, dataset: str) -> Iterator[dict[str, Any]]:
@@ -215,15 +233,21 @@ def million_rows(compile_: Compile) -> Iterator[dict[str, Any]]:
     num_rows = scale.num_items + 1
     float32 = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     shape = (scale.labels // 128, 128)
-    for dtype in ("float32", "bfloat16"):
-        program = compile_(
-            jax.value_and_grad(partial(million.total_loss, dtype=dtype), (0, 1)),
-            *(float32((*shape, scale.width)), float32((num_rows, scale.width))),
-            *(jax.ShapeDtypeStruct(shape, jnp.int32), float32(shape)),
-            losses.Catalogue(item_mask(num_rows, scale.num_items)),
-        )
+    for title, dtype, products in (
+        ("cross-entropy and gradients", "float32", None),
+        ("cross-entropy and gradients", "bfloat16", None),
+        ("the same, fused, three products", "bfloat16", 3),
+        ("the same, fused, one product", "bfloat16", 1),
+    ):
+        with fused.setting(products):
+            program = compile_(
+                jax.value_and_grad(partial(million.total_loss, dtype=dtype), (0, 1)),
+                *(float32((*shape, scale.width)), float32((num_rows, scale.width))),
+                *(jax.ShapeDtypeStruct(shape, jnp.int32), float32(shape)),
+                losses.Catalogue(item_mask(num_rows, scale.num_items)),
+            )
         row = {"dataset": "a million items", "dtype": dtype, "labels": scale.labels}
-        row |= {"program": "cross-entropy and gradients", **counted(program)}
+        row |= {"program": title, **counted(program)}
         is_met = row["temp_mb"] <= million.MEMORY_BAR_MB
         yield row | {"temp_bar_mb": million.MEMORY_BAR_MB, "temp_bar_met": is_met}
     arguments = jax.eval_shape(partial(million.ranks_arguments, scale))

@@ -37,5 +37,8 @@ def test_steps_in_either_dtype(monkeypatch):
     monkeypatch.setattr(gpu_programs, "METHODS", ["sasrec_ce"])
     monkeypatch.setattr(gpu_programs, "NUM_STEPS", 2)
     found = list(gpu_programs.step_rows(gpu_programs.compiler(), "tiny"))
-    assert [row["dtype"] for row in found] == ["float32", "bfloat16"]
+    assert [row["dtype"] for row in found] == 2 * ["float32", "bfloat16"]
+    assert [gpu_programs.FUSED_STEP == row["program"] for row in found] == (
+        [False, False, True, True]
+    )
     assert all(row["kernels"] > 50 and row["moved_mb"] > 0 for row in found)

@@ -8,6 +8,7 @@ from benchmarks.gpu_suite import (
     beside_torch,
     candidates,
     correctness,
+    fused,
     million,
     questions,
     reproduction,
@@ -67,6 +68,12 @@ PARTS: Mapping[str, Part] = {
         candidates.attention_tasks,
         2,
         candidates.NOTES,
+    ),
+    "fused": Part(
+        "is a softmax whose scores stay in registers faster",
+        fused.tasks,
+        6,
+        fused.NOTES,
     ),
     **{
         f"profile-{dataset}": Part(

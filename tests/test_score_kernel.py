@@ -1,0 +1,185 @@
+"""The kernel of benchmarks.gpu_suite, by Pallas' interpreter of kernels for a GPU.
+
+It runs the warpgroups as threads, finds the barriers that nobody waits for, and what
+two of them read and write without one.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu
+
+from benchmarks.gpu_suite import fused, fused_softmax, oracles, score_kernel
+from jaxrec import losses, softmax
+
+if not hasattr(mosaic_gpu, "InterpretGPUParams"):
+    pytest.skip("jax 0.10 cannot interpret such kernels", allow_module_level=True)
+
+BFLOAT16 = 2.0**-8  # it rounds by so much of a number at the most
+
+
+@pytest.fixture
+def interpret():
+    from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call
+
+    yield mosaic_gpu.InterpretGPUParams(detect_races=True)
+    assert not interpret_pallas_call.get_races().races_found
+
+
+def bfloat16(rng, *shape: int) -> jax.Array:
+    return jnp.asarray(rng.normal(size=shape) / 4, jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num_columns", "width", "num_halves"),
+    [(5, 3, 64, 1), (200, 1_500, 64, 2), (130, 2_100, 128, 2)],
+)
+def test_sums(num_rows, num_columns, width, num_halves, interpret, monkeypatch):
+    # More tiles to a block than are in the ring.
+    monkeypatch.setattr(score_kernel, "MOST_SPLITS", 2)
+    rng = np.random.default_rng(0)
+    left_NK = bfloat16(rng, num_rows, num_halves * width)
+    right_VK = bfloat16(rng, num_columns, num_halves * width)
+    row_N = rng.normal(size=num_rows).astype(np.float32)
+    column_V = rng.normal(size=num_columns).astype(np.float32)
+    column_V[1::7] = -np.inf
+    sum_N, out_ND = score_kernel.sums(
+        *(left_NK, right_VK, jnp.asarray(row_N), jnp.asarray(column_V)),
+        width=width,
+        interpret=interpret,
+    )
+
+    left, right = (np.asarray(x, np.float64) for x in (left_NK, right_VK))
+    high, value = left[:, :width], right[:, :width]
+    score_NV = high @ value.T
+    if num_halves == 2:
+        score_NV += high @ right[:, width:].T + left[:, width:] @ value.T
+    term_NV = np.exp(score_NV) * np.exp2(row_N[:, None] + column_V[None])
+    # Each term is rounded; 1e-5 is for sums in float32.
+    most_N = (BFLOAT16 + 1e-5) * term_NV.sum(1)
+    assert np.all(np.abs(sum_N - term_NV.sum(1)) <= most_N)
+    most_ND = (BFLOAT16 + 1e-5) * term_NV @ np.abs(value)
+    assert np.all(np.abs(out_ND - term_NV @ value) <= most_ND)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "about"),
+    [
+        ((1, 3_417, 128), (1, 1)),
+        ((128 * 132, 128 * 8, 64), (8, 1)),  # all are at work: no split
+        ((128, 128 * 8, 64), (1, 8)),
+        ((128, 64 * 8, 512), (1, 8)),
+    ],
+)
+def test_every_column_is_in_one_tile(sizes, about):
+    how = score_kernel.cut(*sizes)
+    assert how.num_columns >= sizes[1]
+    assert how.num_columns - sizes[1] < how.splits * how.tile
+    if sizes[0] > 1:
+        assert (how.tiles, how.splits) == about
+
+
+def problem(rng, num_positions: int, num_rows: int, width: int):
+    """States, table, positions (the last without a weight) and what competes."""
+    target_N = jnp.asarray(rng.integers(1, num_rows, num_positions), jnp.int32)
+    weight_N = rng.uniform(0.5, 2, num_positions)
+    weight_N[-3:] = 0
+    return (
+        jnp.asarray(rng.normal(size=(num_positions, width)), jnp.float32),
+        jnp.asarray(rng.normal(size=(num_rows, width)), jnp.float32),
+        softmax.Positions(
+            target_N,
+            jnp.asarray(weight_N, jnp.float32),
+            jnp.zeros((num_positions,), jnp.int32),
+            jnp.int32(num_positions - 3),
+        ),
+        # Not PAD, and not one of the targets, which competes nevertheless.
+        (jnp.arange(num_rows) > 0).at[target_N[4]].set(False),
+    )
+
+
+def expected(hidden_ND, table_VD, positions, allowed_V):
+    """Loss and gradients in float64."""
+    competes_NV = np.tile(allowed_V, (len(hidden_ND), 1))
+    competes_NV[np.arange(len(hidden_ND)), positions.target_N] = True
+    arrays = hidden_ND, table_VD, positions.target_N, positions.weight_N
+    kinds = np.float64, np.float64, np.int64, np.float64
+    arguments = map(np.asarray, arrays, kinds)
+    return oracles.softmax(*arguments, is_candidate_NV=competes_NV)
+
+
+def with_gradients(arguments, **options):
+    def total(hidden_ND, table_VD, *rest):
+        return fused_softmax.loss_sum(hidden_ND, table_VD, *rest, None, **options)
+
+    return jax.jit(jax.value_and_grad(total, (0, 1)))(*arguments)
+
+
+@pytest.mark.parametrize(("products", "most"), [(3, 2.0**-8), (1, 2.0**-6)])
+def test_loss_and_gradients(products, most, interpret):
+    """A width that is no multiple of 64, nor the positions and rows of 8."""
+    arguments = problem(np.random.default_rng(0), 77, 301, 24)
+    loss, gradients = with_gradients(arguments, products=products, interpret=interpret)
+    true_loss, *true_gradients = expected(*arguments)
+    assert float(loss) == pytest.approx(true_loss, rel=most / 4)
+    for ours, theirs in zip(gradients, true_gradients, strict=True):
+        error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert error < most
+    assert not np.any(gradients[0][-3:])  # of positions without a weight
+
+
+def test_a_target_competes_even_if_its_row_may_not(interpret):
+    """Of equal scores: the logarithm of how many there are."""
+    table_VD = jnp.arange(15, dtype=jnp.float32).reshape(5, 3)  # exact in bfloat16
+    positions = softmax.Positions(
+        jnp.int32([2, 3]), jnp.ones((2,)), jnp.zeros((2,), jnp.int32), jnp.int32(2)
+    )
+    allowed_V = jnp.asarray([False, True, False, True, True])  # 2 targets row 2
+    arguments = jnp.zeros((2, 3)), table_VD, positions, allowed_V
+    loss, (hidden_grad_ND, _) = with_gradients(arguments, interpret=interpret)
+    assert float(loss) == pytest.approx(np.log(4) + np.log(3), abs=1e-6)
+    means = (table_VD[1:].mean(0), table_VD[jnp.asarray([1, 3, 4])].mean(0))
+    true_ND = np.stack(means) - table_VD[positions.target_N]
+    np.testing.assert_allclose(hidden_grad_ND, true_ND, atol=1e-5)
+
+
+def test_a_target_far_below_the_others(interpret):
+    """200 nats: beside the highest score it is nothing, and its loss is a number."""
+    hidden_ND, table_VD, positions, allowed_V = problem(
+        np.random.default_rng(0), 20, 30, 8
+    )
+    table_VD = table_VD.at[positions.target_N[0]].set(-25 * hidden_ND[0])
+    hidden_ND = hidden_ND.at[0].multiply(200 / (25 * jnp.sum(hidden_ND[0] ** 2)))
+    arguments = hidden_ND, table_VD, positions, allowed_V
+    loss, gradients = with_gradients(arguments, interpret=interpret)
+    true_loss, *true_gradients = expected(*arguments)
+    assert true_loss > 200
+    assert float(loss) == pytest.approx(true_loss, rel=BFLOAT16)
+    for ours, theirs in zip(gradients, true_gradients, strict=True):
+        assert np.linalg.norm(ours - theirs) < BFLOAT16 * np.linalg.norm(theirs)
+
+
+def test_a_loss_is_traced_with_it(interpret, monkeypatch):
+    """In its setting `losses.ce` gives what the shipped one does."""
+    hidden_ND, table_VD, positions, allowed_V = problem(
+        np.random.default_rng(0), 20, 30, 8
+    )
+    rest = table_VD, positions.target_N[None], positions.weight_N[None]
+    arguments = hidden_ND[None], *rest, losses.Catalogue(allowed_V)
+    interpreted = partial(fused_softmax.loss_sum, interpret=interpret)
+    monkeypatch.setattr(fused_softmax, "loss_sum", interpreted)
+    with fused.setting(3):
+        found, weight = losses.ce(*arguments, dtype="bfloat16")
+    theirs, _ = losses.ce(*arguments)
+    assert found != theirs  # another program
+    assert float(found) == pytest.approx(float(theirs), rel=BFLOAT16 / 4)
+    assert float(weight) == pytest.approx(float(positions.weight_N.sum()))
+
+
+def test_excluded_items_are_refused():
+    arguments = problem(np.random.default_rng(0), 20, 30, 8)
+    with pytest.raises(AssertionError, match="excluded"):
+        fused_softmax.loss_sum(*arguments, jnp.zeros((1, 2), jnp.int32))
