@@ -130,8 +130,12 @@ def window(scale: Scale) -> Iterator[Case]:
     for method in WINDOW_METHODS:
         for length in scale.window:
             row = {"dataset": "beauty", "method": method, "window": length}
-            changes = {"train": {"max_length": length}}
-            yield Case(row, SHAPES["beauty"], method, changes)
+            shape = SHAPES["beauty"]
+            changes: dict[str, dict[str, Any]] = {"train": {"max_length": length}}
+            if method == "sasrec_sampled_ce":
+                number = min(3000, shape.num_items // 2)
+                changes["loss"] = {"num_negatives": number}
+            yield Case(row, shape, method, changes)
 
 
 AXES: dict[str, Callable[[Scale], Iterator[Case]]] = {

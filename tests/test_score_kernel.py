@@ -29,57 +29,65 @@ def interpret():
     assert not interpret_pallas_call.get_races().races_found
 
 
-def bfloat16(rng, *shape: int) -> jax.Array:
-    return jnp.asarray(rng.normal(size=shape) / 4, jnp.bfloat16)
-
-
 @pytest.mark.parametrize(
-    ("num_rows", "num_columns", "width", "num_halves"),
-    [(5, 3, 64, 1), (200, 1_500, 64, 2), (130, 2_100, 128, 2)],
+    "sizes",
+    [(5, 3, 64, 1), (200, 1_500, 64, 2), (130, 2_100, 128, 2), (20, 400, 192, 2)],
 )
-def test_sums(num_rows, num_columns, width, num_halves, interpret, monkeypatch):
+def test_sums(sizes, interpret, monkeypatch):
     # More tiles to a block than are in the ring.
     monkeypatch.setattr(score_kernel, "MOST_SPLITS", 2)
-    rng = np.random.default_rng(0)
-    left_NK = bfloat16(rng, num_rows, num_halves * width)
-    right_VK = bfloat16(rng, num_columns, num_halves * width)
-    row_N = rng.normal(size=num_rows).astype(np.float32)
-    column_V = rng.normal(size=num_columns).astype(np.float32)
-    column_V[1::7] = -np.inf
-    sum_N, out_ND = score_kernel.sums(
-        *(left_NK, right_VK, jnp.asarray(row_N), jnp.asarray(column_V)),
-        width=width,
-        interpret=interpret,
-    )
+    row = fused.sums_row(fused.Sums(*sizes), interpret)
+    # Terms are rounded; 1e-5 is for sums in float32.
+    assert row["error"] <= BFLOAT16 + 1e-5
+    assert "failed" not in row
 
-    left, right = (np.asarray(x, np.float64) for x in (left_NK, right_VK))
-    high, value = left[:, :width], right[:, :width]
-    score_NV = high @ value.T
-    if num_halves == 2:
-        score_NV += high @ right[:, width:].T + left[:, width:] @ value.T
-    term_NV = np.exp(score_NV) * np.exp2(row_N[:, None] + column_V[None])
-    # Each term is rounded; 1e-5 is for sums in float32.
-    most_N = (BFLOAT16 + 1e-5) * term_NV.sum(1)
-    assert np.all(np.abs(sum_N - term_NV.sum(1)) <= most_N)
-    most_ND = (BFLOAT16 + 1e-5) * term_NV @ np.abs(value)
-    assert np.all(np.abs(out_ND - term_NV @ value) <= most_ND)
+
+@pytest.mark.parametrize("wrong", [0, jnp.nan, 1.02])
+def test_wrong_sums_fail(wrong, interpret, monkeypatch):
+    sums = score_kernel.sums
+
+    def worse(*arguments, **options):
+        sum_N, out_ND = sums(*arguments, **options)
+        return sum_N, out_ND * wrong
+
+    monkeypatch.setattr(score_kernel, "sums", worse)
+    assert "failed" in fused.sums_row(fused.Sums(5, 3, 64, 1), interpret)
+
+
+def test_sums_that_are_not_asked_for(interpret):
+    sizes = fused.Sums(9, 30, 64, 1)
+    options = {"width": 64, "interpret": interpret}
+    _, out_ND = score_kernel.sums(*sizes.arguments(), **options)
+    none, same_ND = score_kernel.sums(*sizes.arguments(), **options, is_summed=False)
+    assert none is None
+    np.testing.assert_array_equal(out_ND, same_ND)
 
 
 @pytest.mark.parametrize(
     ("sizes", "about"),
     [
-        ((1, 3_417, 128), (1, 1)),
         ((128 * 132, 128 * 8, 64), (8, 1)),  # all are at work: no split
         ((128, 128 * 8, 64), (1, 8)),
-        ((128, 64 * 8, 512), (1, 8)),
+        ((128, 64 * 8, 384), (1, 8)),
     ],
 )
-def test_every_column_is_in_one_tile(sizes, about):
+def test_splits(sizes, about):
     how = score_kernel.cut(*sizes)
-    assert how.num_columns >= sizes[1]
-    assert how.num_columns - sizes[1] < how.splits * how.tile
-    if sizes[0] > 1:
-        assert (how.tiles, how.splits) == about
+    assert (how.tiles, how.splits) == about
+
+
+@pytest.mark.parametrize("sizes", [(1, 3_417, 128), (800, 54_543, 384), (9, 1, 64)])
+def test_every_column_is_in_one_tile(sizes):
+    how = score_kernel.cut(*sizes)
+    assert 0 <= how.num_columns - sizes[1] < how.splits * how.tile
+
+
+@pytest.mark.parametrize("num_factors", [320, 512])
+def test_what_does_not_fit_is_refused(num_factors):
+    wide_NK = jnp.zeros((8, num_factors), jnp.bfloat16)
+    width = num_factors if num_factors == 320 else 256
+    with pytest.raises(AssertionError, match=r"width 320|512 do not fit"):
+        score_kernel.sums(*2 * [wide_NK], *2 * [jnp.zeros((8,))], width=width)
 
 
 def problem(rng, num_positions: int, num_rows: int, width: int):
@@ -160,6 +168,64 @@ def test_a_target_far_below_the_others(interpret):
     assert float(loss) == pytest.approx(true_loss, rel=BFLOAT16)
     for ours, theirs in zip(gradients, true_gradients, strict=True):
         assert np.linalg.norm(ours - theirs) < BFLOAT16 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(("scale", "products"), [(0.15, 3), (0.3, 3), (0.15, 1)])
+def test_fitted_targets(scale, products, interpret):
+    """What is left of a probability of nearly one is not a rounding of one."""
+    hidden_ND, table_VD, positions, allowed_V = problem(
+        np.random.default_rng(0), 40, 60, 64
+    )
+    # In bfloat16, so that rounding them is not what is seen.
+    table_VD = table_VD.astype(jnp.bfloat16).astype(jnp.float32)
+    hidden_ND = scale * table_VD[positions.target_N]
+    hidden_ND = hidden_ND.astype(jnp.bfloat16).astype(jnp.float32)
+    arguments = hidden_ND, table_VD, positions, allowed_V.at[:].set(True)
+    _, gradients = with_gradients(arguments, products=products, interpret=interpret)
+    true_loss, *true_gradients = expected(*arguments)
+    assert true_loss / 40 < 0.2
+    for ours, theirs in zip(gradients, true_gradients, strict=True):
+        assert np.linalg.norm(ours - theirs) < BFLOAT16 * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(("scale", "products"), [(2e3, 1), (2e3, 3), (5e4, 3)])
+def test_huge_scores(scale, products, interpret):
+    """Numbers, as the shipped loss has them, where float32 has any digits left."""
+    hidden_ND, *rest = problem(np.random.default_rng(0), 40, 60, 24)
+    arguments = scale * hidden_ND, *rest
+    loss, gradients = with_gradients(arguments, products=products, interpret=interpret)
+    true_loss, *true_gradients = expected(*arguments)
+    assert float(loss) == pytest.approx(true_loss, rel=2.0**-7)
+    for ours, theirs in zip(gradients, true_gradients, strict=True):
+        assert np.all(np.isfinite(ours))
+        if products == 3:
+            error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+            assert error < 2.0**-6
+
+
+def test_scores_that_rounding_raises(interpret):
+    """By 129 nats, above what no score of the unrounded can exceed."""
+    up = 1 + 2**-8 + 2**-12  # 1 + 2^-7 in bfloat16
+    positions = softmax.Positions(
+        jnp.int32([1]), jnp.ones((1,)), jnp.zeros((1,), jnp.int32), jnp.int32(1)
+    )
+    hidden_ND, table_VD = jnp.full((1, 64), 256 * up), jnp.ones((3, 64))
+    table_VD = table_VD.at[2].set(up)
+    arguments = hidden_ND, table_VD, positions, jnp.arange(3) > 0
+    loss, gradients = with_gradients(arguments, products=1, interpret=interpret)
+    assert float(loss) == pytest.approx(64 * 256 * (1 + 2**-7) * 2**-7, rel=1e-5)
+    assert all(np.all(np.isfinite(x)) for x in gradients)
+
+
+def test_no_weights(interpret):
+    hidden_ND, table_VD, positions, allowed_V = problem(
+        np.random.default_rng(0), 20, 30, 8
+    )
+    positions = positions._replace(weight_N=jnp.zeros((20,)), count=jnp.int32(0))
+    arguments = hidden_ND, table_VD, positions, allowed_V
+    loss, gradients = with_gradients(arguments, interpret=interpret)
+    assert loss == 0
+    assert all(np.all(np.asarray(x) == 0) for x in gradients)
 
 
 def test_a_loss_is_traced_with_it(interpret, monkeypatch):

@@ -6,21 +6,27 @@ gradients. Four matmuls, as `softmax` has for a table of many tiles, and no scor
 exponential in memory.
 """
 
-import math
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from benchmarks.gpu_suite import score_kernel
+from benchmarks.gpu_suite.score_kernel import LOG2_E
 from jaxrec import normaliser
 from jaxrec.score_tiles import Positions
 
 Array = jax.Array
-LOG2_E = math.log2(math.e)
-# Scores of which the highest are looked for at once, where that has to be.
+# Scores that are looked through at once, where the highest have to be found.
 SCORES = 2**24
+
+
+class _How(NamedTuple):
+    """products, interpret: of `loss_sum`."""
+
+    products: int
+    interpret: Any
 
 
 def loss_sum(
@@ -43,44 +49,50 @@ def loss_sum(
       products: of bfloat16 that a score is the sum of. With 3 it is off by 2^-14 of the
         sum of its terms' sizes at the most; with 1, that of hidden states and a table
         rounded to bfloat16, by 2^-7.
-      interpret: of Pallas, to run without a GPU.
+      interpret: `mosaic_gpu.InterpretGPUParams`, to run without a GPU.
     """
     del is_dense
     assert excluded_BX is None, "excluded items are not among what this can do"
     assert dtype == "bfloat16" and products in (1, 3), (dtype, products)
-    how = (products, interpret)
+    how = _How(products, interpret)
     return _loss_sum(hidden_ND, table_VD, positions, allowed_V, how)
 
 
-def _forward(hidden_ND, table_VD, positions: Positions, allowed_V, how):
-    products, interpret = how
+def _forward(hidden_ND, table_VD, positions: Positions, allowed_V, how: _How):
     width = hidden_ND.shape[1]
-    left_NK, right_VK = (_factors(x, products) for x in (hidden_ND, table_VD))
-    padded = left_NK.shape[1] // (1 if products == 1 else 2)
-    sums = partial(score_kernel.sums, width=padded, interpret=interpret)
+    left_NK, right_VK = (_factors(x, how.products) for x in (hidden_ND, table_VD))
+    padded = left_NK.shape[1] // (1 if how.products == 1 else 2)
+    sums = partial(score_kernel.sums, width=padded, interpret=how.interpret)
     target_N, weight_N = positions.target_N, positions.weight_N
+    offset_V = jnp.where(allowed_V, 0.0, -jnp.inf)
+    own_N = _score(left_NK, right_VK[target_N], padded)
+    own_offset_N = offset_V[target_N]
 
-    row_ND = right_VK[target_N, :width].astype(jnp.float32)
-    own_N = _own(left_NK, right_VK[target_N], padded)
-    bound_N = normaliser.bound(hidden_ND, table_VD)
+    # Rounded, a score may be above the bound of the others by so much of it.
+    bound_N = (1 + 2.0**-6) * normaliser.bound(hidden_ND, table_VD)
     highest = partial(_highest, left_NK, right_VK, allowed_V, padded)
     shift_N = normaliser.shift(own_N, bound_N, highest)
 
-    allowed_V = jnp.where(allowed_V, 0.0, -jnp.inf)
-    exp_sum_N, weighted_ND = sums(left_NK, right_VK, -LOG2_E * shift_N, allowed_V)
+    exp_sum_N, weighted_ND = sums(left_NK, right_VK, -shift_N, offset_V)
     # A target competes even where its row may not.
-    missing_N = jnp.where(allowed_V[target_N] < 0, jnp.exp(own_N - shift_N), 0)
-    total_N = exp_sum_N + missing_N
-    total_N = jnp.where(weight_N > 0, total_N, 1)
+    missing_N = jnp.where(own_offset_N < 0, jnp.exp(own_N - shift_N), 0)
+    total_N = jnp.where(weight_N > 0, exp_sum_N + missing_N, 1)
     loss_N = jnp.log(total_N) + (shift_N - own_N)
     loss = jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
 
+    # What is owed to a target is what the others have. The kernel's own term of it goes
+    # to the bit, so that of a target that has all of the probability nothing is left.
     scale_N = weight_N / total_N
-    owed_N = weight_N - scale_N * missing_N  # to the target
+    own_term_N = _term(own_N, own_offset_N - shift_N)
+    rest_N = scale_N * jnp.maximum(exp_sum_N - own_term_N, 0)
     hidden_grad_ND = scale_N[:, None] * weighted_ND[:, :width]
+    owed_N = scale_N * own_term_N + rest_N
+    row_ND = right_VK[target_N, :width].astype(jnp.float32)
     hidden_grad_ND -= owed_N[:, None] * row_ND
-    log_scale_N = jnp.log2(jnp.where(scale_N > 0, scale_N, 0)) - LOG2_E * shift_N
-    _, table_grad_VD = sums(right_VK, left_NK, allowed_V, log_scale_N)
+
+    log_scale_N = jnp.log(jnp.maximum(scale_N, 0)) - shift_N
+    _, table_grad_VD = sums(right_VK, left_NK, offset_V, log_scale_N, is_summed=False)
+    owed_N = _term(own_N, own_offset_N + log_scale_N) + rest_N
     own_grad_ND = owed_N[:, None] * left_NK[:, :width].astype(jnp.float32)
     table_grad_VD = table_grad_VD[:, :width].at[target_N].add(-own_grad_ND)
     return loss, (hidden_grad_ND, table_grad_VD)
@@ -104,32 +116,43 @@ def _factors(x: Array, products: int) -> Array:
     """x rounded to bfloat16, its width filled up to pieces; and for three products what
     was rounded away."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % score_kernel.PIECE)))
-    # Not converted there and back, which XLA may leave out.
-    high = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+    high = _rounded(x)
     halves = [high] if products == 1 else [high, x - high]
     return jnp.concatenate(halves, axis=-1).astype(jnp.bfloat16)
 
 
-def _own(left_NK: Array, right_NK: Array, width: int) -> Array:
+def _rounded(x: Array) -> Array:
+    """To bfloat16, in float32."""
+    # Not converted there and back, which XLA may leave out.
+    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
+
+
+def _term(score_N: Array, offset_N: Array) -> Array:
+    """A term as the kernel has it."""
+    return _rounded(jnp.exp2(LOG2_E * (score_N + offset_N)))
+
+
+def _score(left_NK: Array, right_NK: Array, width: int) -> Array:
     """Scores of each row of left with its own of right, as the kernel has them."""
     left_NK, right_NK = (x.astype(jnp.float32) for x in (left_NK, right_NK))
     high_ND, low_ND = left_NK[:, :width], left_NK[:, width:]
-    own_N = (high_ND * right_NK[:, :width]).sum(-1)
-    if left_NK.shape[1] == width:
-        return own_N
-    own_N += (high_ND * right_NK[:, width:]).sum(-1)
-    return own_N + (low_ND * right_NK[:, :width]).sum(-1)
+    score_N = (high_ND * right_NK[:, :width]).sum(-1)
+    if left_NK.shape[1] > width:
+        score_N += (high_ND * right_NK[:, width:]).sum(-1)
+        score_N += (low_ND * right_NK[:, :width]).sum(-1)
+    return score_N
 
 
 def _highest(left_NK: Array, right_VK: Array, allowed_V: Array, width: int) -> Array:
-    """The highest score of each position, of the high halves.
-
-    Only where a target may be far below others, a few positions at a time.
-    """
-    right_DV = right_VK[:, :width].T
+    """The highest score of each position, only where a target may be far below it."""
+    wide = {"preferred_element_type": jnp.float32}
+    high_VD, low_VD = right_VK[:, :width], right_VK[:, width:]
 
     def of_one(left_K: Array) -> Array:
-        score_V = jnp.dot(left_K[:width], right_DV, preferred_element_type=jnp.float32)
+        score_V = jnp.dot(high_VD, left_K[:width], **wide)
+        if len(left_K) > width:
+            score_V += jnp.dot(low_VD, left_K[:width], **wide)
+            score_V += jnp.dot(high_VD, left_K[width:], **wide)
         return jnp.where(allowed_V, score_V, -jnp.inf).max()
 
     at_once = max(1, min(len(left_NK), SCORES // len(right_VK)))

@@ -24,6 +24,19 @@ def softmax(
     return loss, grad_NV @ table_VD, grad_NV.T @ hidden_ND
 
 
+def exponential_sums(
+    left_NK: Any, right_VK: Any, row_N: Any, column_V: Any, *, width: int
+) -> tuple[Any, Any, Any]:
+    """Of `score_kernel.sums`; and the sum of the sizes of the second's terms."""
+    value_VD = right_VK[:, :width]
+    score_NV = left_NK[:, :width] @ value_VD.T
+    if left_NK.shape[1] > width:
+        score_NV += left_NK[:, :width] @ right_VK[:, width:].T
+        score_NV += left_NK[:, width:] @ value_VD.T
+    term_NV = np.exp(score_NV + row_N[:, None] + column_V[None])
+    return term_NV.sum(axis=1), term_NV @ value_VD, term_NV @ np.abs(value_VD)
+
+
 def bce(
     hidden_ND: Any, table_VD: Any, target_N: Any, weight_N: Any, negative_NS: Any
 ) -> tuple[Any, Any, Any]:

@@ -27,7 +27,8 @@ from jax.experimental.pallas import mosaic_gpu as gpu
 Array = jax.Array
 
 # Rows of a warpgroup, of which two compute and a third fetches the tiles. 64 is the
-# least that Hopper multiplies at once; of more the scores would not fit the registers.
+# least that Hopper multiplies at once; of more, the scores of 128 columns and the sums
+# would not fit into the registers.
 ROWS, COMPUTING = 64, 2
 BLOCK = ROWS * COMPUTING
 # Factors are in shared memory in pieces of 128 bytes, as its matmuls want them.
@@ -35,6 +36,8 @@ PIECE = 64
 OUT_PIECE = 32  # columns of the result that leave through shared memory at a time
 LAYOUT = gpu.TilingTransform((8, PIECE)), gpu.SwizzleTransform(128)
 AHEAD = 2  # tiles that are there or on their way
+# Of a matmul's result, and of what is in shared memory.
+MOST_WIDTH, MOST_FACTORS = 256, 384
 # Of 65,536 a block: the warpgroup that fetches gives its own to those that compute.
 REGISTERS, REGISTERS_OF_FETCHING = 232, 40
 MULTIPROCESSORS = 132  # of an H100 or H200
@@ -83,27 +86,28 @@ def sums(
     column_V: Array,
     *,
     width: int,
+    is_summed: bool = True,
     interpret: Any = None,
-) -> tuple[Array, Array]:
-    """sum_v p_nv and sum_v p_nv right_vd, p_nv = 2^(log2(e) s_nv + row_n + column_v).
+) -> tuple[Array | None, Array]:
+    """sum_v p_nv and sum_v p_nv right_vd, p_nv = exp(s_nv + row_n + column_v).
 
     s = left right^T. p is rounded to bfloat16, and both sums are of the rounded.
 
     Args:
       left_NK, right_VK: bfloat16. K is D; or 2 D, if what was rounded away follows as a
         second half: scores are then of three products, and nearly those of float32.
-      row_N, column_V: float32, -inf where there is to be nothing.
-      width: D, a multiple of 64.
-      interpret: of Pallas, to run without a GPU.
+      row_N, column_V: float32, in nats; -inf where there is to be nothing.
+      width: D; 64, 128, 192 or 256. With second halves 192 at the most.
+      is_summed: whether the first is asked for.
+      interpret: `mosaic_gpu.InterpretGPUParams`, to run without a GPU.
 
     Returns:
-      [N] and [N, D], float32.
+      [N], or None; and [N, D]; float32.
     """
     (num_rows, num_factors), num_columns = left_NK.shape, len(right_VK)
-    assert width % PIECE == 0 and num_factors in (width, 2 * width), (
-        num_factors,
-        width,
-    )
+    assert width % PIECE == 0 and width <= MOST_WIDTH, f"width {width}"
+    assert num_factors in (width, 2 * width), (num_factors, width)
+    assert num_factors <= MOST_FACTORS, f"{num_factors} do not fit in shared memory"
     how = cut(num_rows, num_columns, num_factors)
     # Of rows that are not there copies find 0 and leave nothing; but where one of a
     # piece's 8 is there, all have to be. A column that is not there is to count as 0.
@@ -113,9 +117,19 @@ def sums(
     row_N = jnp.pad(row_N, (0, -num_rows % BLOCK))
     more = how.num_columns - num_columns
     column_V = jnp.pad(column_V, (0, more), constant_values=-jnp.inf)
-    call = _kernel(how, len(left_NK), num_factors, width, interpret)
-    sum_SN, out_SND = call(left_NK, right_VK, row_N, column_V)
-    return sum_SN.sum(axis=0)[:num_rows], out_SND.sum(axis=0)[:num_rows]
+    sizes = _Sizes(len(left_NK), num_factors, width)
+    call = _kernel(how, sizes, is_summed, interpret)
+    out_SND, *sum_SN = call(left_NK, right_VK, row_N, column_V)
+    sum_N = sum_SN[0].sum(axis=0)[:num_rows] if is_summed else None
+    return sum_N, out_SND.sum(axis=0)[:num_rows]
+
+
+class _Sizes(NamedTuple):
+    """rows: a multiple of 8. factors: K. width: D."""
+
+    rows: int
+    factors: int
+    width: int
 
 
 class _Own(NamedTuple):
@@ -123,9 +137,9 @@ class _Own(NamedTuple):
 
     left: Any
     row: Any
-    sum: Any
+    sum: Any  # or None
     out: Any
-    term: Any  # the exponentials, in the interpreter; it knows of no others
+    term: Any  # the exponentials, in the interpreter; it multiplies no others
 
 
 class _Ring(NamedTuple):
@@ -143,31 +157,32 @@ class _Barriers(NamedTuple):
     free: Any
 
 
-def _kernel(how: Cut, num_rows: int, num_factors: int, width: int, interpret: Any):
+def _kernel(how: Cut, sizes: _Sizes, is_summed: bool, interpret: Any):
     """The kernel; its results are of each split, and its sums of whole blocks."""
-    num_blocks = -(-num_rows // BLOCK)
+    num_blocks = -(-sizes.rows // BLOCK)
+    is_interpreted = interpret is not None
 
     def shared(shape: tuple[int, ...], dtype: Any = jnp.float32) -> Any:
         transforms = LAYOUT if dtype == jnp.bfloat16 else ()
         return gpu.SMEM(shape, dtype, transforms=transforms)
 
-    def body(left, right, row, column, sum_out, out, own, ring, barriers):
+    def body(left, right, row, column, out, *rest):
+        (*sum_out, own, ring, barriers) = rest
         fetching = pl.when(lax.axis_index("warpgroup") == COMPUTING)
         computing = pl.when(lax.axis_index("warpgroup") < COMPUTING)
         fetching(lambda: _fetch(how, right, column, ring, barriers))
-        computing(lambda: _compute(how, left, row, sum_out, out, own, ring, barriers))
+        computing(lambda: _compute(how, left, row, out, sum_out, own, ring, barriers))
 
-    is_interpreted = interpret is not None
-    term = shared((COMPUTING, ROWS, how.tile), jnp.bfloat16) if is_interpreted else None
+    term_shape = COMPUTING, ROWS, how.tile
     own = _Own(
-        left=shared((COMPUTING, ROWS, num_factors), jnp.bfloat16),
+        left=shared((COMPUTING, ROWS, sizes.factors), jnp.bfloat16),
         row=shared((COMPUTING, ROWS)),
-        sum=shared((COMPUTING, ROWS)),
+        sum=shared((COMPUTING, ROWS)) if is_summed else None,
         out=shared((COMPUTING, ROWS, OUT_PIECE)),
-        term=term,
+        term=shared(term_shape, jnp.bfloat16) if is_interpreted else None,
     )
     ring = _Ring(
-        right=shared((AHEAD, how.tile, num_factors), jnp.bfloat16),
+        right=shared((AHEAD, how.tile, sizes.factors), jnp.bfloat16),
         column=shared((AHEAD, how.tile)),
     )
     barriers = _Barriers(
@@ -175,15 +190,17 @@ def _kernel(how: Cut, num_rows: int, num_factors: int, width: int, interpret: An
         full=gpu.Barrier(num_arrivals=2, num_barriers=AHEAD),
         free=gpu.Barrier(num_arrivals=COMPUTING, num_barriers=AHEAD),
     )
+    out_shape = how.splits, sizes.rows, sizes.width
+    sum_shape = how.splits, num_blocks * BLOCK
+    shapes = [out_shape, sum_shape] if is_summed else [out_shape]
     return gpu.kernel(
         body,
-        out_type=(
-            jax.ShapeDtypeStruct((how.splits, num_blocks * BLOCK), jnp.float32),
-            jax.ShapeDtypeStruct((how.splits, num_rows, width), jnp.float32),
-        ),
+        out_type=[jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
         scratch_types=(own, ring, barriers),
-        grid=(num_blocks, how.splits),
-        grid_names=("block", "split"),
+        # The last one varies first: blocks that are at work together share a split,
+        # whose tiles they find in the cache; and of it alone there may be over 65,535.
+        grid=(how.splits, num_blocks),
+        grid_names=("split", "block"),
         num_threads=COMPUTING + 1,
         thread_name="warpgroup",
         compiler_params=gpu.CompilerParams(approx_math=True),
@@ -219,8 +236,8 @@ def _compute(
     how: Cut,
     left: Any,
     row: Any,
-    sum_out: Any,
     out: Any,
+    sum_out: list[Any],
     own: _Own,
     ring: _Ring,
     barriers: _Barriers,
@@ -251,17 +268,20 @@ def _compute(
             column_C = gpu.layout_cast(ring.column.at[slot][...], by_column)
             offset_nC = lax.broadcast_in_dim(row_n, shape, [0])
             offset_nC += lax.broadcast_in_dim(column_C, shape, [1])
-            term_nC = jnp.exp2(score_nC * LOG2_E + offset_nC).astype(jnp.bfloat16)
+            term_nC = jnp.exp2(LOG2_E * (score_nC + offset_nC)).astype(jnp.bfloat16)
             gpu.wgmma(total_ref, _factor(term_nC, own), _half(right, width, 0))
-            sum_n += term_nC.astype(jnp.float32).sum(axis=1)
+            if sum_out:
+                sum_n += term_nC.astype(jnp.float32).sum(axis=1)
             gpu.wgmma_wait(0)
             gpu.barrier_arrive(barriers.free.at[slot])
             return sum_n
 
-        nothing_n = gpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), by_row)
-        own.sum[...] = lax.fori_loop(0, how.tiles, tile, nothing_n)
-        gpu.commit_smem()
-        gpu.copy_smem_to_gmem(own.sum, sum_out.at[split, rows])
+        sum_n = gpu.layout_cast(jnp.zeros((ROWS,), jnp.float32), by_row)
+        sum_n = lax.fori_loop(0, how.tiles, tile, sum_n if sum_out else None)
+        if sum_out:
+            own.sum[...] = sum_n
+            gpu.commit_smem()
+            gpu.copy_smem_to_gmem(own.sum, sum_out[0].at[split, rows])
         total_nD = total_ref[...]
         for first in range(0, width, OUT_PIECE):
             own.out[...] = total_nD[:, first : first + OUT_PIECE]
