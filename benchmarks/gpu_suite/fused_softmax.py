@@ -62,7 +62,7 @@ def _forward(hidden_ND, table_VD, positions: Positions, allowed_V, how: _How):
     width = hidden_ND.shape[1]
     left_NK, right_VK = (_factors(x, how.products) for x in (hidden_ND, table_VD))
     padded = left_NK.shape[1] // (1 if how.products == 1 else 2)
-    sums = partial(score_kernel.sums, width=padded, interpret=how.interpret)
+    options = {"width": padded, "interpret": how.interpret}
     target_N, weight_N = positions.target_N, positions.weight_N
     offset_V = jnp.where(allowed_V, 0.0, -jnp.inf)
     own_N = _score(left_NK, right_VK[target_N], padded)
@@ -73,7 +73,9 @@ def _forward(hidden_ND, table_VD, positions: Positions, allowed_V, how: _How):
     highest = partial(_highest, left_NK, right_VK, allowed_V, padded)
     shift_N = normaliser.shift(own_N, bound_N, highest)
 
-    exp_sum_N, weighted_ND = sums(left_NK, right_VK, -shift_N, offset_V)
+    exp_sum_N, weighted_ND = score_kernel.sums(
+        left_NK, right_VK, -shift_N, offset_V, **options
+    )
     # A target competes even where its row may not.
     missing_N = jnp.where(own_offset_N < 0, jnp.exp(own_N - shift_N), 0)
     total_N = jnp.where(weight_N > 0, exp_sum_N + missing_N, 1)
@@ -91,9 +93,11 @@ def _forward(hidden_ND, table_VD, positions: Positions, allowed_V, how: _How):
     hidden_grad_ND -= owed_N[:, None] * row_ND
 
     log_scale_N = jnp.log(jnp.maximum(scale_N, 0)) - shift_N
-    _, table_grad_VD = sums(right_VK, left_NK, offset_V, log_scale_N, is_summed=False)
-    owed_N = _term(own_N, own_offset_N + log_scale_N) + rest_N
-    own_grad_ND = owed_N[:, None] * left_NK[:, :width].astype(jnp.float32)
+    table_grad_VD = score_kernel.weighted_sums(
+        right_VK, left_NK, offset_V, log_scale_N, **options
+    )
+    owed_to_row_N = _term(own_N, own_offset_N + log_scale_N) + rest_N
+    own_grad_ND = owed_to_row_N[:, None] * left_NK[:, :width].astype(jnp.float32)
     table_grad_VD = table_grad_VD[:, :width].at[target_N].add(-own_grad_ND)
     return loss, (hidden_grad_ND, table_grad_VD)
 

@@ -86,9 +86,8 @@ def sums(
     column_V: Array,
     *,
     width: int,
-    is_summed: bool = True,
     interpret: Any = None,
-) -> tuple[Array | None, Array]:
+) -> tuple[Array, Array]:
     """sum_v p_nv and sum_v p_nv right_vd, p_nv = exp(s_nv + row_n + column_v).
 
     s = left right^T. p is rounded to bfloat16, and both sums are of the rounded.
@@ -98,12 +97,37 @@ def sums(
         second half: scores are then of three products, and nearly those of float32.
       row_N, column_V: float32, in nats; -inf where there is to be nothing.
       width: D; 64, 128, 192 or 256. With second halves 192 at the most.
-      is_summed: whether the first is asked for.
       interpret: `mosaic_gpu.InterpretGPUParams`, to run without a GPU.
 
     Returns:
-      [N], or None; and [N, D]; float32.
+      [N] and [N, D], float32.
     """
+    arguments = left_NK, right_VK, row_N, column_V
+    out_SND, sum_SM = _call(arguments, width, interpret, is_summed=True)
+    num_rows = len(left_NK)
+    return sum_SM.sum(axis=0)[:num_rows], out_SND.sum(axis=0)[:num_rows]
+
+
+def weighted_sums(
+    left_NK: Array,
+    right_VK: Array,
+    row_N: Array,
+    column_V: Array,
+    *,
+    width: int,
+    interpret: Any = None,
+) -> Array:
+    """The second result of `sums` alone, for less work."""
+    arguments = left_NK, right_VK, row_N, column_V
+    (out_SND,) = _call(arguments, width, interpret, is_summed=False)
+    return out_SND.sum(axis=0)[: len(left_NK)]
+
+
+def _call(
+    arguments: tuple[Array, ...], width: int, interpret: Any, *, is_summed: bool
+) -> list[Array]:
+    """Of each split, and a few rows more: [S, N, D], and [S, N] if it is asked for."""
+    left_NK, right_VK, row_N, column_V = arguments
     (num_rows, num_factors), num_columns = left_NK.shape, len(right_VK)
     assert width % PIECE == 0 and width <= MOST_WIDTH, f"width {width}"
     assert num_factors in (width, 2 * width), (num_factors, width)
@@ -118,10 +142,8 @@ def sums(
     more = how.num_columns - num_columns
     column_V = jnp.pad(column_V, (0, more), constant_values=-jnp.inf)
     sizes = _Sizes(len(left_NK), num_factors, width)
-    call = _kernel(how, sizes, is_summed, interpret)
-    out_SND, *sum_SN = call(left_NK, right_VK, row_N, column_V)
-    sum_N = sum_SN[0].sum(axis=0)[:num_rows] if is_summed else None
-    return sum_N, out_SND.sum(axis=0)[:num_rows]
+    kernel = _kernel(how, sizes, is_summed, interpret)
+    return kernel(left_NK, right_VK, row_N, column_V)
 
 
 class _Sizes(NamedTuple):
