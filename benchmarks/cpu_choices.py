@@ -7,7 +7,6 @@ first: the mask of a dropout, attention and its backward pass, the gradient of a
 layer, and the tiles of the softmax, each of them timed in turn with its rivals.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from benchmarks import measure
+from benchmarks import measure, options
 from benchmarks.gpu_suite import candidates
 from benchmarks.gpu_suite.candidates import Tiling
 from benchmarks.measure import Variant
@@ -200,7 +199,7 @@ def softmax_way(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    argparse.ArgumentParser("python -m benchmarks.cpu_choices").parse_args(argv)
+    options.parser("cpu_choices", __doc__).parse_args(argv)
     groups = [dropout_ways(), attention_ways(), dense_ways()]
     groups += [softmax_ways(one) for one in candidates.CASES if one.name in TILES]
     rows = []

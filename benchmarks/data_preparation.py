@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import options
 from jaxrec import record
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
@@ -43,6 +44,7 @@ START_S, YEARS_S = 1_104_537_600, 10 * 31_536_000
 # The bars of a Parquet file of that many interactions.
 BAR_INTERACTIONS, BAR_S, BAR_MB = 20_000_000, 30.0, 4096
 _CHUNK_ROWS = 1_000_000
+RESULTS = Path(__file__).parent / "results"
 
 
 def make(path: Path, num_interactions: int, kind: str) -> None:
@@ -129,10 +131,28 @@ def in_new_process(*arguments: object) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
+def add_interactions(parser: argparse.ArgumentParser) -> None:
+    """--interactions, enough for an item."""
+
+    def interactions(text: str) -> int:
+        if options.count(text) < INTERACTIONS_AN_ITEM:
+            least = f"must be {INTERACTIONS_AN_ITEM} at the least, which have an item"
+            raise argparse.ArgumentTypeError(f"{least}: got {text}")
+        return int(text)
+
+    parser.add_argument(
+        "--interactions",
+        type=interactions,
+        default=20_000_000,
+        help="of the log that is made (20,000,000)",
+    )
+
+
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.data_preparation")
-    parser.add_argument("--interactions", type=int, default=20_000_000)
+    parser = options.parser("data_preparation", __doc__)
+    add_interactions(parser)
+    options.add_output(parser, RESULTS)
     parser.add_argument("--make", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
@@ -157,7 +177,7 @@ def main(argv: Sequence[str]) -> None:
             row["file_mb"] = path.stat().st_size // 2**20
         rows.append(judged(row) if suffix == ".parquet" else row)
         print(f"{row['system']:<60}{row['seconds']:7.1f} s{row['peak_mb']:7,} MiB")
-    folder = Path(__file__).parent / "results" / "data_preparation"
+    folder = flags.output / "data_preparation"
     folder.mkdir(parents=True, exist_ok=True)
     record.write_json(
         folder / f"cpu-{record.date()}.json",

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import measure
+from benchmarks.options import folder
 from jaxrec import (
     config,
     datasets,
@@ -305,7 +306,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--logs", default="tiny", help=", ".join((*LAWS, *PUBLIC)))
     parser.add_argument("--only", default="", help="; ".join(changes(1)))
     parser.add_argument("--runs", type=Path, default=Path("runs/defaults"))
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser.add_argument("--output", type=folder, default=measure.RESULTS)
     flags, options = parse_command(parser, argv)
     only = [name for name in flags.only.split(";") if name]
     for log in flags.logs.split(","):

@@ -9,7 +9,6 @@ Each as SVG and PNG in benchmarks/figures/. What has no record yet is left out o
 picture and named in its caption. Needs matplotlib: pip install 'jaxrec[figures]'.
 """
 
-import argparse
 import importlib.util
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fidelity, markdown, pace, records
+from benchmarks import fidelity, markdown, options, pace, records
 from benchmarks.fidelity import Runs, title
 from benchmarks.published import DATASETS, PUBLISHED
 from benchmarks.reproduce import DOCUMENT
@@ -345,10 +344,8 @@ def _absent(missing: Sequence[str], what: str = "Not run yet") -> str:
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.figures",
-        description="Draw a data set's figures from its committed records.",
-        allow_abbrev=False,
+    parser = options.parser(
+        "figures", "Draw a data set's figures from its committed records."
     )
     parser.add_argument("--dataset", default="ml-1m", help=", ".join(PUBLISHED))
     flags = parser.parse_args(argv)

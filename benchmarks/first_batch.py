@@ -7,7 +7,6 @@ text, and prepares each in a new process, system after system, round after round
 is imported, and reading the file into pandas, is not timed.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import data_preparation, measure
+from benchmarks import data_preparation, measure, options
 from benchmarks.drivers.bench import ROOT
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
@@ -90,17 +89,17 @@ def rows_of(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.first_batch")
-    parser.add_argument("--interactions", type=int, default=20_000_000)
-    parser.add_argument("--rectools-python", required=True, help="has rectools")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser = options.parser("first_batch", __doc__)
+    data_preparation.add_interactions(parser)
+    parser.add_argument(
+        "--rectools-python",
+        type=options.interpreter,
+        required=True,
+        help="of an environment with rectools[torch] and pyarrow",
+    )
+    parser.add_argument("--rounds", type=options.count, default=3)
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
-    if flags.rounds < 1 or flags.interactions < 1:
-        raise InputError(
-            "--rounds and --interactions must be at least 1: got "
-            f"{flags.rounds} and {flags.interactions}."
-        )
     rows = []
     for kind in ("integers", "text"):
         with tempfile.TemporaryDirectory() as folder:

@@ -12,6 +12,7 @@ goes on. A task that fails is recorded with its error, and the others go on.
 """
 
 import argparse
+import math
 import os
 import signal
 import subprocess
@@ -134,7 +135,8 @@ def run(names: Sequence[str], flags: Flags, argv: Sequence[str], minutes: float)
             if status == DONE:
                 continue
         not_done.append(name)
-    told_of(not_done)
+    if status != BAD_INPUT:
+        told_of(not_done)
     return len(not_done)
 
 
@@ -160,21 +162,21 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], Flags]:
     Raises:
       InputError: an unknown part, seeds that are no numbers, or no such checkout.
     """
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.gpu",
-        description="Measure on a GPU, part by part; the same command goes on.",
-        allow_abbrev=False,
+    parser = options.parser(
+        "gpu", "Measure on a GPU, part by part; the same command goes on."
     )
     add = parser.add_argument
     add("--list", action="store_true", help="the parts, and nothing else")
     add("--parts", default=",".join(PARTS), help="with commas between; by default all")
-    add("--minutes", type=float, default=float("inf"), help="end after so many")
+    add("--minutes", type=options.amount, default=math.inf, help="end after so many")
     add("--again", action="store_true", help="measure what has a record, too")
     add("--tiny", action="store_true", help="toy sizes, on any device; always again")
-    add("--output", type=Path, help="the folder of records (benchmarks/results)")
+    add("--output", type=options.folder, help="of records (benchmarks/results)")
     add("--seeds", default="0,1,2", help="of the runs to their early stop")
     add("--paper-repo", type=Path, help="a checkout of the paper's code, as a rival")
-    add("--torch-python", default=sys.executable, help="has PyTorch, for the rivals")
+    text = "has PyTorch, for the rivals"
+    python = sys.executable
+    add("--torch-python", type=options.interpreter, default=python, help=text)
     add("--commit", help="of this tree, where git does not tell")
     add("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

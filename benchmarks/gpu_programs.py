@@ -10,7 +10,6 @@ compiled program, as they would be on the device. The bars of memory are of that
 too. benchmarks/gpu.md has what only a device can tell.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -293,9 +292,10 @@ def run(*, parts: Sequence[str], output: Path = measure.RESULTS) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.gpu_programs")
-    parser.add_argument("--parts", default=",".join(PARTS))
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser = options.parser("gpu_programs", __doc__)
+    text = f"with commas between, of {', '.join(PARTS)}; by default all"
+    parser.add_argument("--parts", default=",".join(PARTS), help=text)
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     # Without a device JAX cannot take out again what it has put in there.
     jax.config.update("jax_enable_compilation_cache", False)

@@ -1,5 +1,6 @@
 """Timing in turn, compiled memory, and records: what the benchmarks share."""
 
+import functools
 import re
 import statistics
 import time
@@ -143,6 +144,12 @@ def file_name(device: str) -> str:
     return re.sub("[^a-z0-9]+", "-", kind).strip("-")
 
 
+@functools.cache
+def commit() -> str | None:
+    """Of the tree, when first asked for: a record in place of another changes it."""
+    return record.commit()
+
+
 def save(
     name: str,
     question: str,
@@ -165,7 +172,7 @@ def save(
     found = {
         "question": question,
         "command": record.command(),
-        "commit": record.commit(),
+        "commit": commit(),
         "date": record.date(),
         "device": device,
         "versions": record.versions(),

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import measure, shapes
+from benchmarks import measure, options, shapes
 from benchmarks.drivers import protocol
 from benchmarks.measure import Variant
 from benchmarks.shapes import NAMED, Shape
@@ -258,8 +258,8 @@ def run(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.memory")
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser = options.parser("memory", __doc__)
+    options.add_output(parser, measure.RESULTS)
     parser.add_argument("--large", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args(argv)
     if flags.large:

@@ -10,7 +10,6 @@ at a time or, where the negatives are most of the catalogue, the whole catalogue
 the items that were not drawn. Drawing the negatives is a row of its own.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks import measure, shapes
+from benchmarks import measure, options, shapes
 from benchmarks.measure import Variant
 from benchmarks.shapes import NAMED, SHAPES, Shape
 from jaxrec import batches, data, losses, negatives, objectives
@@ -243,9 +242,9 @@ def run(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.negatives")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser = options.parser("negatives", __doc__)
+    parser.add_argument("--batch-size", type=options.count, default=128)
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     run(batch_size=flags.batch_size, output=flags.output)
 

@@ -1,8 +1,86 @@
-"""What the commands of the benchmarks take."""
+"""What the commands of the benchmarks take, and how they refuse what they cannot."""
 
+import argparse
+import math
+import os
+import shutil
 from collections.abc import Collection
+from pathlib import Path
+from typing import Any, NoReturn
 
 from jaxrec.errors import InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{self.prog}: {message}; see {self.prog} --help.")
+
+
+def parser(command: str, about: str | None, **options: Any) -> argparse.ArgumentParser:
+    """A parser for `python -m benchmarks.<command>`, whose errors are InputErrors.
+
+    Args:
+      about: the module's docstring; its first line is the help's.
+      options: of argparse, such as an epilog.
+    """
+    description = (about or "").partition("\n")[0]
+    prog = f"python -m benchmarks.{command}"
+    return _Parser(prog, description=description, allow_abbrev=False, **options)
+
+
+def add_output(parser: argparse.ArgumentParser, default: Path) -> None:
+    """--output, a folder that is made before anything is measured."""
+    text = "the folder of records (benchmarks/results)"
+    parser.add_argument("--output", type=folder, default=default, help=text)
+
+
+def folder(text: str) -> Path:
+    """A folder that one can write to; it is made if it is not there."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused(f"{text} cannot be made: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise _refused(f"{text} cannot be written to: choose another folder")
+    return path
+
+
+def interpreter(text: str) -> str:
+    """A Python of another environment, as it is given: its path tells which it is."""
+    if shutil.which(text) is None:
+        raise _refused(f"{text} is no program that can be run, such as ../x/bin/python")
+    return text
+
+
+def count(text: str) -> int:
+    """A whole number from 1.
+
+    >>> count("3")
+    3
+    """
+    if not (text.isdecimal() and int(text) > 0):
+        raise _refused(f"must be a whole number from 1: got {text}")
+    return int(text)
+
+
+def amount(text: str) -> float:
+    """A positive number, such as of seconds.
+
+    >>> amount("0.5")
+    0.5
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not number > 0:
+        raise _refused(f"must be a number above 0: got {text}")
+    return number
+
+
+def _refused(message: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(message)
 
 
 def names(flag: str, text: str, known: Collection[str]) -> list[str]:

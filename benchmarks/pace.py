@@ -7,13 +7,12 @@ other work too: their seconds cannot be set side by side. Every epoch of a metho
 same work, so a run's epochs times the pace that is measured here can.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure, page, reproduce
+from benchmarks import measure, options, page, reproduce
 from benchmarks.measure import Variant
 from benchmarks.published import PUBLISHED, TITLES
 from benchmarks.trainer import Trainer
@@ -74,11 +73,15 @@ def read(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.pace", allow_abbrev=False)
+    parser = options.parser("pace", __doc__)
     parser.add_argument("--dataset", default="ml-1m", help=", ".join(PUBLISHED))
-    parser.add_argument("--methods", default=",".join(TITLES))
-    parser.add_argument("--seconds", type=float, default=120)
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser.add_argument(
+        "--methods", default=",".join(TITLES), help="with commas between"
+    )
+    parser.add_argument(
+        "--seconds", type=options.amount, default=120, help="of timing, about"
+    )
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     methods = flags.methods.split(",")
     run(flags.dataset, methods, seconds=flags.seconds, output=flags.output)

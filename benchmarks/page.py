@@ -7,13 +7,13 @@ A record is results/<question>/<device>-<date>[-<subject>].json with REQUIRED ke
 `notes` if it has any. The page shows the latest of each device and subject.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks import options
 from jaxrec import record
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
@@ -388,16 +388,13 @@ def cell(key: str, value: Any) -> str | None:
 
 def main(argv: Sequence[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.page",
-        description="Make benchmarks/README.md from the records.",
-        allow_abbrev=False,
-    )
+    parser = options.parser("page", "Make benchmarks/README.md from the records.")
     parser.add_argument("--check", action="store_true", help="write nothing")
     flags = parser.parse_args(argv)
     text = render()
     if not flags.check:
         PAGE.write_text(text)
+        print(PAGE)
     elif not PAGE.exists() or PAGE.read_text() != text:
         print(f"{PAGE.name} is not what the records give: python -m benchmarks.page")
         return 1

@@ -13,7 +13,6 @@ not been interrupted.
 Needs torch, pytorch-lightning, transformers and pyyaml.
 """
 
-import argparse
 import importlib.util
 import json
 import sys
@@ -25,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import measure, records, reproduce
+from benchmarks import measure, options, records, reproduce
 from benchmarks.published import PUBLISHED
 from jaxrec import datasets, evaluator, experiment, record, torch_weights
 from jaxrec.command import run_command
@@ -278,14 +277,14 @@ def run(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.paper_training")
+    parser = options.parser("paper_training", __doc__)
     parser.add_argument("--dataset", default="beauty", help=", ".join(PUBLISHED))
     parser.add_argument("--method", default="sasrec_bce")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--paper-repo", type=Path, required=True)
     parser.add_argument("--max-epochs", type=int, help="to end before patience does")
     parser.add_argument("--runs", type=Path, default=Path("runs/paper_training"))
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     if missing := [name for name in PACKAGES if not importlib.util.find_spec(name)]:
         raise InputError(

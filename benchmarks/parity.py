@@ -15,7 +15,6 @@ transformers; a row says what was not run for want of them. Ends with status 1 i
 misses its bar.
 """
 
-import argparse
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -30,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import options
 from jaxrec import (
     batches,
     models,
@@ -405,10 +405,8 @@ def versions(path: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str]) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.parity",
-        description="Compare our encoders with a checkout of the paper's code.",
-        allow_abbrev=False,
+    parser = options.parser(
+        "parity", "Compare our encoders with a checkout of the paper's code."
     )
     parser.add_argument(
         "--paper-repo",

@@ -241,28 +241,29 @@ def pauses(done: Sequence[Measured]) -> list[str]:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.peers",
-        description="Train beside the libraries that one would use instead.",
-        allow_abbrev=False,
+    parser = options.parser(
+        "peers", "Train beside the libraries that one would use instead."
     )
     add = parser.add_argument
     add("--dataset", default="ml-1m", choices=[*PUBLISHED])
     add("--methods", default=",".join(METHODS), help="with commas between")
     add("--paper-repo", type=Path, help="a checkout of the paper's code")
-    add("--paper-python", help="has its packages (--rectools-python)")
-    add("--rectools-python", help="of an environment with rectools[torch]")
-    add("--replay-python", help="of an environment with replay-rec[torch]")
-    add("--rounds", type=int, default=3)
-    add("--steps", type=int, default=6, help="of a measurement, at the least")
-    add("--seconds", type=float, default=10, help="of a measurement, at the least")
-    add("--minutes", type=float, help="begin no measurement after so many")
+    python: dict[str, Any] = {"type": options.interpreter}
+    add("--paper-python", **python, help="has its packages (--rectools-python)")
+    add("--rectools-python", **python, help="of an environment with rectools[torch]")
+    add("--replay-python", **python, help="of an environment with replay-rec[torch]")
+    count, amount = options.count, options.amount
+    add("--rounds", type=count, default=3)
+    add("--steps", type=count, default=6, help="of a measurement, at the least")
+    add("--seconds", type=amount, default=10, help="of a measurement, at the least")
+    add("--minutes", type=amount, help="begin no measurement after so many")
+    options.add_output(parser, ROOT / "benchmarks" / "results")
     flags = parser.parse_args(argv)
     flags.methods = options.names("--methods", flags.methods, METHODS)
-    if flags.rounds < 1 or flags.steps < 1:
+    if not (flags.paper_repo or flags.rectools_python or flags.replay_python):
         raise InputError(
-            "--rounds and --steps must be at least 1: got "
-            f"{flags.rounds} and {flags.steps}."
+            "no peer is named: give --rectools-python, --replay-python or "
+            "--paper-repo. (jaxrec alone is what benchmarks.pace measures.)"
         )
     if flags.paper_repo and not (flags.paper_repo / "src" / "modules.py").is_file():
         raise InputError(
@@ -307,7 +308,7 @@ def main(argv: Sequence[str]) -> int:
         print("not finished: give the same command again")
         return 0
     name = f"cpu-{record.date()}-{flags.dataset}.json"
-    path = ROOT / "benchmarks" / "results" / "peers" / name
+    path = flags.output / "peers" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {
         "question": "what does training cost here, and in the libraries that one would "

@@ -9,7 +9,6 @@ operations of matmuls, in exponentials and in bytes, is divided by what the devi
 a second, measured in the same command: that is the part's floor.
 """
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -251,10 +250,12 @@ def run(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.profile_step")
+    parser = options.parser("profile_step", __doc__)
     parser.add_argument("--dataset", default="ml-1m", choices=[*SHAPES])
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="with commas between"
+    )
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     methods = options.names("--methods", flags.methods, METHODS)
     run(flags.dataset, methods=methods, output=flags.output)

@@ -8,7 +8,6 @@ which merges), both some users and items at a time and both with the users' seen
 left out. Beside the latter what one writes first: all scores, and one top-k over them.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks import measure
+from benchmarks import measure, options
 from benchmarks.measure import Variant
 from jaxrec import evaluator, ranking, topk
 from jaxrec.command import run_command
@@ -143,8 +142,8 @@ def run(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.ranking_speed")
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser = options.parser("ranking_speed", __doc__)
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     run(output=flags.output)
 

@@ -13,13 +13,12 @@ A method is named after its config, ml1m_<method>.py; `variants` has the endings
 change an option of it, such as sasrec_sampled_ce_300.
 """
 
-import argparse
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import fidelity, markdown, pace, records, variants
+from benchmarks import fidelity, markdown, options, pace, records, variants
 from benchmarks.published import PUBLISHED, TITLES
 from jaxrec import config, experiment, record, train
 from jaxrec import workdir as workdirs
@@ -202,11 +201,10 @@ def _listed(value):
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(
-        "python -m benchmarks.reproduce",
-        description="Train a data set's methods and set them beside the paper.",
+    parser = options.parser(
+        "reproduce",
+        "Train a data set's methods and set them beside the paper.",
         epilog="Ctrl-C saves; the same command goes on.",
-        allow_abbrev=False,
     )
     parser.add_argument("--dataset", required=True, help=", ".join(PUBLISHED))
     parser.add_argument(

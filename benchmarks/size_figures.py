@@ -7,13 +7,12 @@ training step, and MiB that its program allocates beside its arguments, one pane
 size. Needs matplotlib: pip install 'jaxrec[figures]'.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure, page
+from benchmarks import measure, options, page
 from benchmarks.figures import FIGURES, INK, LOOK, check_matplotlib, save
 from jaxrec.command import run_command
 from jaxrec.errors import InputError
@@ -157,8 +156,8 @@ def _short(x: float) -> str:
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.size_figures")
-    parser.add_argument("--output", type=Path, default=FIGURES)
+    parser = options.parser("size_figures", __doc__)
+    parser.add_argument("--output", type=options.folder, default=FIGURES)
     flags = parser.parse_args(argv)
     for stem in draw(measure.RESULTS, flags.output):
         print(f"{stem}.svg")

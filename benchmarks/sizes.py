@@ -10,7 +10,6 @@ what the longest costs of the shortest, round by round.
 benchmarks.size_figures draws the records.
 """
 
-import argparse
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -230,10 +229,12 @@ def run(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.sizes")
+    parser = options.parser("sizes", __doc__)
     parser.add_argument("--vary", default=",".join(AXES), help="with commas between")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    parser.add_argument(
+        "--seconds", type=options.amount, default=60, help="of timing, about"
+    )
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     for axis in options.names("--vary", flags.vary, AXES):
         run(axis, seconds=flags.seconds, output=flags.output)

@@ -8,13 +8,12 @@ for all; and the time until then: as the clock had it, and at the method's pace.
 Validation after every epoch is in both; compiling in the first alone.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import measure, pace, records
+from benchmarks import measure, options, pace, records
 from benchmarks.published import PUBLISHED
 from benchmarks.records import Record
 from benchmarks.variants import title
@@ -148,9 +147,9 @@ def run(
 
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m benchmarks.time_to_quality")
+    parser = options.parser("time_to_quality", __doc__)
     parser.add_argument("--dataset", default="ml-1m", help=", ".join(PUBLISHED))
-    parser.add_argument("--output", type=Path, default=measure.RESULTS)
+    options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
     run(flags.dataset, output=flags.output)
 

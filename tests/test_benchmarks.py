@@ -7,13 +7,27 @@ import math
 import os
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import optax
 import pytest
 
-from benchmarks import first_batch, page, peers, profile_step, sizes
+from benchmarks import (
+    data_preparation,
+    first_batch,
+    measure,
+    negatives,
+    pace,
+    page,
+    peers,
+    profile_step,
+    shapes,
+    sizes,
+)
 from benchmarks.drivers import bench, protocol
 from benchmarks.drivers.bench import (
     AS_INSTALLED,
@@ -23,8 +37,9 @@ from benchmarks.drivers.bench import (
     Measured,
     Task,
 )
-from jaxrec import objectives, record, steps
+from jaxrec import data, objectives, record, steps
 from jaxrec.errors import InputError
+from jaxrec.loop import Run
 from jaxrec.objectives import TakesPacked
 
 ROOT = Path(page.__file__).parents[1]
@@ -408,8 +423,11 @@ def test_driver_that_fails_is_an_error(tmp_path):
     ("argv", "message"),
     [
         (["--methods", "sasrec_ce,nonsense"], "got nonsense"),
-        (["--rounds", "0"], "at least 1"),
+        (["--rounds", "0"], "--rounds: must be a whole number from 1: got 0"),
+        (["--seconds", "nan"], "--seconds: must be a number above 0: got nan"),
+        (["--rectools-python", "nowhere"], "nowhere is no program"),
         (["--paper-repo", "nowhere"], "modules.py is not there"),
+        ([], "no peer is named"),
     ],
 )
 def test_bad_options(argv, message):
@@ -422,12 +440,47 @@ def test_bad_options(argv, message):
     [
         (profile_step, "--methods sasrec_ce,nonsense", "bert4rec: got nonsense"),
         (sizes, "--vary nonsense", "got nonsense"),
-        (first_batch, "--rectools-python x --rounds 0", "at least 1: got 0 and"),
+        (first_batch, "--rectools-python nowhere", "nowhere is no program"),
+        (data_preparation, "--interactions 739", "must be 740 at the least"),
+        (negatives, "--batch-size 0", "must be a whole number from 1: got 0"),
+        (pace, "--seconds -1", "must be a number above 0: got -1"),
+        (pace, "--output setup.cfg/x", "cannot be made: Not a directory"),
     ],
 )
-def test_bad_options_end_a_command_before_it_measures(command, argv, message):
+def test_bad_options_end_a_command_before_it_measures(
+    command, argv, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("setup.cfg").touch()
     with pytest.raises(InputError, match=message):
         command.main([*argv.split()])
+
+
+def test_a_record_in_place_of_another_is_of_the_same_tree(tmp_path, monkeypatch):
+    """The first one changes the tree that the second is asked about."""
+    commits = iter(["c" * 40, "c" * 40 + "+"])
+    monkeypatch.setattr(measure.record, "commit", lambda: next(commits))
+    measure.commit.cache_clear()
+    paths = [measure.save("q", "q", [], subject=x, output=tmp_path) for x in "ab"]
+    measure.commit.cache_clear()
+    assert [measure.read(path)["commit"] for path in paths] == 2 * ["c" * 40]
+
+
+@pytest.mark.parametrize("axis", sizes.AXES)
+def test_steps_of_a_dry_run_of_sizes_can_be_traced(axis, monkeypatch):
+    monkeypatch.setattr(sizes, "SHAPES", {"beauty": shapes.TINY})
+    split = data.leave_one_out(shapes.made_log(shapes.TINY))
+    cases = list(sizes.AXES[axis](sizes.SCALES["tiny"]))
+    assert cases
+    for case in cases:
+        chosen = shapes.settings(case.shape, case.method, **case.changes)
+        run = Run(shapes.on_split(split, chosen), time.monotonic())
+        built, plan = run.experiment, run.plan(0)
+        jax.eval_shape(
+            partial(steps.train_steps, recipe=built.recipe, num_rows=run.num_rows),
+            *(run.state, built.log, run.train_end_U, built.items),
+            *(plan.user_SB[:1], plan.slot_SB[:1]),
+        )
 
 
 def test_what_one_figure_draws_is_of_one_commit():
@@ -449,9 +502,11 @@ def test_a_profile_is_of_the_program_that_trains():
 
 def test_shapes_are_those_of_the_configs(tmp_path, monkeypatch):
     monkeypatch.setattr(peers.datasets, "locate", lambda name: tmp_path / name)
-    flags = peers.parse(["--dataset", "beauty", "--rectools-python", "/venv/python"])
-    drivers = peers.make_bench(flags)
-    assert drivers.python == {OURS: sys.executable, "rectools": "/venv/python"}
+    python = tmp_path / "python"
+    python.symlink_to(sys.executable)  # stays one: its path tells the environment
+    argv = ["--dataset", "beauty", "--rectools-python", str(python)]
+    drivers = peers.make_bench(peers.parse(argv))
+    assert drivers.python == {OURS: sys.executable, "rectools": str(python)}
     words = " ".join(drivers.arguments)
     assert "--max-length 50 --width 64 --steps 6 --seconds 10" in words
     assert f"--data {tmp_path / 'beauty'}" in words
