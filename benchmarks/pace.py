@@ -4,11 +4,13 @@
 
 The runs of results/reproduce/ were made at different commits, on a machine that had
 other work too: their seconds cannot be set side by side. Every epoch of a method is the
-same work, so a run's epochs times the pace that is measured here can.
+same work, and so is its validation: a run's epochs times the pace of both that is
+measured here can.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ from benchmarks import measure, options, page, reproduce
 from benchmarks.measure import Variant
 from benchmarks.published import PUBLISHED, TITLES
 from benchmarks.trainer import Trainer
-from jaxrec import experiment
+from jaxrec import evaluator, experiment
 from jaxrec.command import run_command
+from jaxrec.loop import Run
 
 QUESTION = "what does an epoch of each method cost, the methods in turn at one commit"
 NOTES = (
     "Seconds of an epoch's training steps: the median step of a dispatch, times the "
     "steps. Compiling and validation are apart.",
+    "valid: seconds of ranking the validation users once, the median of rounds in "
+    "turn.",
 )
 
 
@@ -42,29 +47,51 @@ def run(
     """
     chosen = {name: reproduce.settings_of(dataset, name, 0) for name in methods}
     split = experiment.build(chosen[methods[0]]).split
-    variants = []
+    variants, validations = [], []
     for name in methods:
         trainer = Trainer(split, chosen[name], num_steps=num_steps)
         row = {"dataset": dataset, "method": name, "steps": trainer.steps_per_epoch}
         variants.append(Variant(row, trainer, trainer.num_steps))
+        validations.append(Variant({}, partial(validate, trainer.run)))
     rows = measure.in_turn(variants, seconds=seconds)
-    for row in rows:
+    valid_rows = measure.in_turn(validations, rounds=5, seconds=seconds)
+    for row, valid in zip(rows, valid_rows, strict=True):
         row["seconds_per_epoch"] = measure.shown(1e-3 * row["ms"] * row["steps"])
+        row["valid_s"] = measure.shown(1e-3 * valid["ms"])
     measure.tell(rows)
     return measure.save(
         "pace", QUESTION, rows, subject=dataset, notes=NOTES, output=output
     )
 
 
+def validate(run: Run) -> Any:
+    """Ranks and metrics of the run's validation rows, as after an epoch of training."""
+    evaluation = run.experiment.evaluation
+    ranks = run.experiment.evaluator.ranks(run.state.params, run.valid)
+    return evaluator.summary(
+        ranks,
+        evaluation.reported,
+        filter_seen=evaluation.filter_seen,
+        num_items=run.experiment.split.dataset.num_items,
+    )
+
+
 def read(
-    dataset: str, results: Path = measure.RESULTS
+    dataset: str,
+    results: Path = measure.RESULTS,
+    *,
+    column: str = "seconds_per_epoch",
 ) -> dict[str, Mapping[str, float]]:
-    """By device, the seconds of an epoch of each method, from the latest record."""
+    """By device, the seconds of an epoch of each method, from the latest record.
+
+    Args:
+      column: "valid_s" for those of its validation.
+    """
     folder = results / "pace"
     found: list[Any] = page.latest(folder) if folder.is_dir() else []
     return {
         one.found["device"]: {
-            row["method"]: row["seconds_per_epoch"] for row in one.found["rows"]
+            row["method"]: row[column] for row in one.found["rows"] if column in row
         }
         for one in found
         if one.subject == dataset

@@ -27,11 +27,10 @@ SHARES = (0.95, 1.0)
 NOTES = (
     "wall: as the clock had it, from the start of the command: reading the data, "
     "compiling, training and validation, and whatever else the machine did meanwhile.",
-    "paced: the epochs until then, each as long as it takes where the methods are "
-    "measured in turn (`python -m benchmarks.pace`), and the run's fastest "
-    "validation; without compiling: add compile_s for a first run. Rows can be "
-    "compared by this; by the clock they cannot, for the machine had other work and "
-    "the commits differ.",
+    "paced: the epochs until then, each as long as it and its validation take where "
+    "the methods are measured in turn (`python -m benchmarks.pace`), without "
+    "compiling: add compile_s for a first run. Rows can be compared by this; by the "
+    "clock they cannot, for the machine had other work and the commits differ.",
     "to bert4rec's best: to the best of BERT4Rec's runs here; empty for a run that was "
     "never as good.",
     "paper: the training time that the paper's table gives, on a GPU that it does not "
@@ -55,18 +54,14 @@ def wall_seconds(one: Record, epoch: int) -> float:
     return next(line["total_s"] for line in one.epochs if line["epoch"] == epoch)
 
 
-def paced_seconds(one: Record, epoch: int, epoch_s: float) -> float:
-    """Seconds of so many epochs of `epoch_s` each, and of the fastest validation."""
-    return epoch * (epoch_s + min(line["valid_s"] for line in one.epochs))
-
-
 def row(
     dataset: str, one: Record, epoch_s: float | None, common: float | None = None
 ) -> dict[str, Any]:
     """What a run took.
 
     Args:
-      epoch_s: seconds of an epoch's training; None where nobody has measured it.
+      epoch_s: seconds of an epoch and its validation; None where nobody has measured
+        them.
       common: a value of the metric that all are to reach; None if there is none.
     """
     result = one.result
@@ -87,8 +82,7 @@ def row(
         if epoch is None:
             continue
         if epoch_s is not None:
-            paced_s = paced_seconds(one, epoch, epoch_s)
-            found[f"paced_s_to_{name}"] = measure.shown(paced_s)
+            found[f"paced_s_to_{name}"] = measure.shown(epoch * epoch_s)
         found[f"wall_s_to_{name}"] = measure.shown(wall_seconds(one, epoch))
     published = PUBLISHED.get(dataset, {}).get(method)
     if published is not None:
@@ -101,7 +95,11 @@ def rows_by_device(
     runs: Mapping[str, Mapping[int, Record]],
     paces: Mapping[str, Mapping[str, float]],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows of the runs of each device, the quickest method first."""
+    """Rows of the runs of each device, the quickest method first.
+
+    Args:
+      paces: by device and method, the seconds of an epoch and its validation.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     common = max(map(best, runs.get(COMMON, {}).values()), default=None)
     for of_method in runs.values():
@@ -113,6 +111,19 @@ def rows_by_device(
     for rows in found.values():
         rows.sort(key=lambda each: each.get("paced_s_to_100%", float("inf")))
     return found
+
+
+def paces(dataset: str) -> dict[str, dict[str, float]]:
+    """By device and method, the seconds of an epoch and its validation."""
+    validations = pace.read(dataset, column="valid_s")
+    return {
+        device: {
+            method: epoch_s + validations[device][method]
+            for method, epoch_s in of_method.items()
+            if method in validations[device]
+        }
+        for device, of_method in pace.read(dataset).items()
+    }
 
 
 def run(
@@ -129,7 +140,7 @@ def run(
             f"benchmarks.reproduce --dataset {dataset}."
         )
     paths = []
-    for device, rows in rows_by_device(dataset, runs, pace.read(dataset)).items():
+    for device, rows in rows_by_device(dataset, runs, paces(dataset)).items():
         measure.tell(rows)
         paths.append(
             measure.save(

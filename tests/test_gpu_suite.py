@@ -546,7 +546,6 @@ def test_epochs_and_seconds_to_a_share_of_the_best():
     found = [time_to_quality.epochs_to(one, x * best) for x in (0.95, 1.0, 1.01)]
     assert found == [2, 3, None]
     assert time_to_quality.wall_seconds(one, 3) == 30.0
-    assert time_to_quality.paced_seconds(one, 3, 2.5) == 3 * (2.5 + 1.0)
 
 
 def test_variants_take_turns_and_the_first_round_warms_up():

@@ -20,6 +20,7 @@ from benchmarks import (
     reproduce,
     shapes,
     size_figures,
+    time_to_quality,
 )
 from benchmarks.published import PUBLISHED
 from jaxrec import data, loop, synthetic
@@ -585,6 +586,13 @@ def test_pace_is_a_step_times_the_steps(tmp_path, monkeypatch):
     (row,) = json.loads(path.read_text())["rows"]
     assert (row["method"], row["steps"]) == ("sasrec_ce", 3)  # 60 users
     assert row["seconds_per_epoch"] == pytest.approx(3e-3 * row["ms"], rel=1e-3)
+    assert row["valid_s"] > 0
+    monkeypatch.setattr(
+        time_to_quality.pace, "read", partial(pace.read, results=tmp_path)
+    )
+    (of_method,) = time_to_quality.paces("ml-1m").values()
+    both = row["seconds_per_epoch"] + row["valid_s"]
+    assert of_method == {"sasrec_ce": pytest.approx(both)}
 
 
 # Documents
