@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np

@@ -19,7 +19,7 @@ from jaxrec.score_tiles import Positions
 
 Array = jax.Array
 # Scores that are looked through at once, where the highest have to be found.
-SCORES = 2**24
+SCORES = 2**20
 
 
 class _How(NamedTuple):
