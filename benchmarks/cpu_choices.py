@@ -4,7 +4,8 @@
 
 The choices of the library that were made by timing, each against what one would write
 first: the mask of a dropout, attention and its backward pass, the gradient of a dense
-layer, and the tiles of the softmax, each of them timed in turn with its rivals.
+layer, the tiles of the softmax, and windows that share the rows of the encoder, each of
+them timed in turn with its rivals.
 """
 
 import sys
@@ -15,13 +16,16 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from benchmarks import measure, options
+from benchmarks import measure, options, shapes
 from benchmarks.gpu_suite import candidates
 from benchmarks.gpu_suite.candidates import Tiling
 from benchmarks.measure import Variant
-from jaxrec import attention, dropout, layers, softmax
+from benchmarks.shapes import SHAPES
+from benchmarks.trainer import Trainer
+from jaxrec import attention, data, dropout, layers, softmax
 from jaxrec.command import run_command
 
 QUESTION = "which way of computing a step's parts is the fastest"
@@ -30,8 +34,11 @@ NOTES = (
     "temp: what the compiled program allocates beside its arguments and results.",
     "The softmax has the slots of a batch and as many targets as a batch; a program "
     "computes it four times, each followed by a step of momentum.",
+    "Rows of the encoder: whole steps of full cross-entropy on a made log; the loss is "
+    "of the same positions in both. slots: places in the encoder's rows.",
 )
 ROUNDS = 7
+PACKING_STEPS = 4
 ROWS, LENGTH, WIDTH = 70, 200, 64  # a packed batch of ML-1M
 # Losses in a dispatch, as in a training run, which keeps its memory over many steps.
 REPEATS = 4
@@ -197,17 +204,44 @@ def softmax_way(
     return Way(name, fn, tuple(arguments), REPEATS)
 
 
+def packing_variants(name: str) -> Iterator[Variant]:
+    """Steps of full cross-entropy, windows packed or each in a row of its own."""
+    shape, batch_size = SHAPES[name], 128
+    split = data.leave_one_out(
+        shapes.made_log(shape, num_users=PACKING_STEPS * batch_size)
+    )
+    chosen = shapes.settings(shape, "sasrec_ce")
+    for way in ("packed", "a window a row"):
+        trainer = Trainer(split, chosen, num_steps=PACKING_STEPS)
+        row_length = trainer.run.experiment.recipe.max_length
+        if way != "packed":
+            trainer.place(np.arange(batch_size) * row_length, num_rows=batch_size)
+        trainer()  # so that it can tell its targets
+        slots = trainer.run.num_rows * row_length
+        row = {
+            "system": f"rows of the encoder, {name}: {way}",
+            "temp_mb": measure.temp_mb(trainer.program),
+            "slots_per_target": measure.shown(slots / trainer.tokens_per_step),
+        }
+        yield Variant(row, trainer, trainer.num_steps)
+
+
 def main(argv: Sequence[str]) -> None:
     """The command."""
-    options.parser("cpu_choices", __doc__).parse_args(argv)
-    groups = [dropout_ways(), attention_ways(), dense_ways()]
-    groups += [softmax_ways(one) for one in candidates.CASES if one.name in TILES]
+    parser = options.parser("cpu_choices", __doc__)
+    options.add_output(parser, measure.RESULTS)
+    flags = parser.parse_args(argv)
+    ways = [dropout_ways(), attention_ways(), dense_ways()]
+    ways += [softmax_ways(one) for one in candidates.CASES if one.name in TILES]
     rows = []
-    for ways in groups:
-        found = measure.in_turn([way.variant() for way in ways], rounds=ROUNDS)
+    for variants in [
+        *((way.variant() for way in group) for group in ways),
+        *(packing_variants(name) for name in SHAPES),
+    ]:
+        found = measure.in_turn(list(variants), rounds=ROUNDS)
         measure.tell(found)
         rows += found
-    measure.save("cpu_choices", QUESTION, rows, notes=NOTES)
+    measure.save("cpu_choices", QUESTION, rows, notes=NOTES, output=flags.output)
 
 
 if __name__ == "__main__":

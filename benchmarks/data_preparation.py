@@ -177,10 +177,12 @@ def main(argv: Sequence[str]) -> None:
             row["file_mb"] = path.stat().st_size // 2**20
         rows.append(judged(row) if suffix == ".parquet" else row)
         print(f"{row['system']:<60}{row['seconds']:7.1f} s{row['peak_mb']:7,} MiB")
+    from benchmarks.measure import file_name  # JAX, which the processes do not need
+
     folder = flags.output / "data_preparation"
     folder.mkdir(parents=True, exist_ok=True)
     record.write_json(
-        folder / f"cpu-{record.date()}.json",
+        folder / f"{file_name(record.device())}-{record.date()}.json",
         {
             "question": "how long from a file to the CSR arrays, in how much memory",
             "command": record.command(),

@@ -137,11 +137,13 @@ def on_cpu() -> bool:
 def file_name(device: str) -> str:
     """A device, as `record.device` tells it, in the name of a file.
 
-    >>> file_name("cpu: Intel Xeon, 2 cores"), file_name("1 x NVIDIA H100 80GB HBM3")
-    ('cpu', 'nvidia-h100-80gb-hbm3')
+    >>> file_name("cpu: Intel(R) Xeon(R), 2 cores"), file_name("1 x NVIDIA H100 80GB")
+    ('cpu-intel-xeon-2-cores', 'nvidia-h100-80gb')
     """
-    kind = re.sub(r"^\d+ x ", "", device.partition(":")[0]).lower()
-    return re.sub("[^a-z0-9]+", "-", kind).strip("-")
+    kind = re.sub(r"^\d+ x |\((R|TM)\)", "", device)
+    if not device.startswith("cpu"):
+        kind = kind.partition(":")[0]  # what follows is no part of its name
+    return re.sub("[^a-z0-9]+", "-", kind.lower()).strip("-")
 
 
 @functools.cache

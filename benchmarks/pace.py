@@ -77,21 +77,14 @@ def validate(run: Run) -> Any:
 
 
 def read(
-    dataset: str,
-    results: Path = measure.RESULTS,
-    *,
-    column: str = "seconds_per_epoch",
+    dataset: str, results: Path = measure.RESULTS
 ) -> dict[str, Mapping[str, float]]:
-    """By device, the seconds of an epoch of each method, from the latest record.
-
-    Args:
-      column: "valid_s" for those of its validation.
-    """
+    """By device, the seconds of an epoch of each method, from the latest record."""
     folder = results / "pace"
     found: list[Any] = page.latest(folder) if folder.is_dir() else []
     return {
         one.found["device"]: {
-            row["method"]: row[column] for row in one.found["rows"] if column in row
+            row["method"]: row["seconds_per_epoch"] for row in one.found["rows"]
         }
         for one in found
         if one.subject == dataset

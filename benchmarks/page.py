@@ -149,10 +149,10 @@ def read(path: Path) -> Record:
 
 
 def latest(folder: Path) -> list[Record]:
-    """The last record of each device and subject, by their names."""
+    """The last record of each device, which a record tells, and subject."""
     records = [read(path) for path in sorted(folder.glob("*.json"))]
     records.sort(key=lambda one: one.found["date"])
-    last = {(one.device, one.subject): one for one in records}
+    last = {(one.found["device"], one.subject): one for one in records}
     return [last[key] for key in sorted(last)]
 
 
@@ -205,7 +205,8 @@ def bars(found: Iterable[Sequence[Record]], root: Path) -> str:
     return (
         "## Which bars are met?\n\nThey were set before anything was measured. Ratios "
         "of time and memory are to be so large at the least, all else so large at the "
-        "most. Those of gpu_programs are of compiled programs, which no device has run."
+        "most; where there are rounds the median is judged. Those of gpu_programs are "
+        "of compiled programs, which no device has run."
         f"\n\n{grid(columns, lines, most_rows=100)}\n"
     )
 

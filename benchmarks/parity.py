@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import options
+from benchmarks.measure import file_name
 from jaxrec import (
     batches,
     models,
@@ -429,7 +430,7 @@ def main(argv: Sequence[str]) -> int:
     with jax.default_matmul_precision("highest"):  # a GPU would multiply in TF32
         rows = measure(path)
     show(rows)
-    name = f"{jax.devices()[0].platform}-{record.date()}.json"
+    name = f"{file_name(record.device())}-{record.date()}.json"
     output = flags.output or Path(__file__).parent / "results" / "parity" / name
     output.parent.mkdir(parents=True, exist_ok=True)
     record.write_json(

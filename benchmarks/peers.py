@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import options, page
+from benchmarks import measure, options, page
 from benchmarks.drivers.bench import (
     AS_INSTALLED,
     OURS,
@@ -307,7 +307,8 @@ def main(argv: Sequence[str]) -> int:
     if done is None:
         print("not finished: give the same command again")
         return 0
-    name = f"cpu-{record.date()}-{flags.dataset}.json"
+    device = measure.file_name(record.device())
+    name = f"{device}-{record.date()}-{flags.dataset}.json"
     path = flags.output / "peers" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {

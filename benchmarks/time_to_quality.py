@@ -11,9 +11,9 @@ Validation after every epoch is in both; compiling in the first alone.
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks import measure, options, pace, records
+from benchmarks import measure, options, page, records
 from benchmarks.published import PUBLISHED
 from benchmarks.records import Record
 from benchmarks.variants import title
@@ -93,12 +93,12 @@ def row(
 def rows_by_device(
     dataset: str,
     runs: Mapping[str, Mapping[int, Record]],
-    paces: Mapping[str, Mapping[str, float]],
+    seconds: Mapping[str, float],
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of the runs of each device, the quickest method first.
 
     Args:
-      paces: by device and method, the seconds of an epoch and its validation.
+      seconds: by method, of an epoch and its validation.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     common = max(map(best, runs.get(COMMON, {}).values()), default=None)
@@ -106,24 +106,43 @@ def rows_by_device(
         for seed in sorted(of_method):
             one = of_method[seed]
             device = one.result["device"]
-            epoch_s = paces.get(device, {}).get(one.result["method"])
+            epoch_s = seconds.get(one.result["method"])
             found.setdefault(device, []).append(row(dataset, one, epoch_s, common))
     for rows in found.values():
         rows.sort(key=lambda each: each.get("paced_s_to_100%", float("inf")))
     return found
 
 
-def paces(dataset: str) -> dict[str, dict[str, float]]:
-    """By device and method, the seconds of an epoch and its validation."""
-    validations = pace.read(dataset, column="valid_s")
-    return {
-        device: {
-            method: epoch_s + validations[device][method]
-            for method, epoch_s in of_method.items()
-            if method in validations[device]
-        }
-        for device, of_method in pace.read(dataset).items()
-    }
+class Pace(NamedTuple):
+    """Of the methods in turn: the device, and by method the seconds of an epoch and
+    its validation."""
+
+    device: str
+    seconds: Mapping[str, float]
+
+
+def measured_pace(dataset: str, results: Path = measure.RESULTS) -> Pace:
+    """From the latest record that has validation, of whatever device.
+
+    The runs may be of another: how many epochs they took is not their device's.
+    """
+    folder = results / "pace"
+    found = page.latest(folder) if folder.is_dir() else []
+    found = [
+        one.found
+        for one in found
+        if one.subject == dataset and all("valid_s" in row for row in one.found["rows"])
+    ]
+    if not found:
+        return Pace("none", {})
+    last = max(found, key=lambda one: one["date"])
+    return Pace(
+        last["device"],
+        {
+            row["method"]: row["seconds_per_epoch"] + row["valid_s"]
+            for row in last["rows"]
+        },
+    )
 
 
 def run(
@@ -140,7 +159,9 @@ def run(
             f"benchmarks.reproduce --dataset {dataset}."
         )
     paths = []
-    for device, rows in rows_by_device(dataset, runs, paces(dataset)).items():
+    at = measured_pace(dataset)
+    note = f"The pace was measured on {at.device}."
+    for device, rows in rows_by_device(dataset, runs, at.seconds).items():
         measure.tell(rows)
         paths.append(
             measure.save(
@@ -148,7 +169,7 @@ def run(
                 QUESTION,
                 rows,
                 subject=dataset,
-                notes=NOTES,
+                notes=(*NOTES, note),
                 output=output,
                 device=device,
             )

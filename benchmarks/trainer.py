@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from benchmarks import shapes
 from jaxrec import models
@@ -55,6 +56,14 @@ class Trainer:
         )
         self.run.state = state
         return loss
+
+    def place(self, slot_B: np.ndarray, *, num_rows: int) -> None:
+        """Begins every batch's windows at those slots of the rows, in place of the
+        plan's."""
+        user_SB, slot_SB = self.part
+        slot_SB = np.broadcast_to(slot_B.astype(np.int32), slot_SB.shape)
+        self.part, self.run.num_rows = (user_SB, slot_SB), num_rows
+        self.program = self.run.compile(slot_SB.shape, num_rows)
 
     @property
     def steps_per_epoch(self) -> int:

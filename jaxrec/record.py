@@ -92,12 +92,17 @@ def _num_cores() -> int | None:
 
 
 def _processor() -> str:
+    """Its name; and whether it lacks AMX, since it may have the name of one that does
+    not, and then multiplies bfloat16 many times slower."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    return names[0] if names else platform.machine()
+    pairs = (line.partition(":")[::2] for line in lines)
+    told = {key.strip(): text.strip() for key, text in pairs}
+    name = told.get("model name", platform.machine())
+    lacks_amx = "flags" in told and "amx_bf16" not in told["flags"].split()
+    return f"{name} without AMX" if lacks_amx else name
 
 
 def commit() -> str | None:

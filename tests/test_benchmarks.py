@@ -90,17 +90,18 @@ def test_committed_record_is_whole(path):
 def test_only_the_latest_of_each_device_and_subject_is_shown(tmp_path):
     folder = tmp_path / "results" / "speed"
     names = {
-        "cpu-2026-01-02.json": "old cpu",
-        "cpu-2026-01-03.json": "new cpu",
-        "NVIDIA H200-2026-01-01.json": "gpu",
-        "cpu-2026-01-02-ml-1m.json": "cpu on ml-1m",
+        "cpu-2026-01-02.json": ("old cpu", RECORD["device"]),
+        "cpu-2026-01-03.json": ("new cpu", RECORD["device"]),
+        "cpu-2026-01-04.json": ("another cpu", "cpu: another, 2 cores"),
+        "NVIDIA H200-2026-01-01.json": ("gpu", "1 x NVIDIA H200"),
+        "cpu-2026-01-02-ml-1m.json": ("cpu on ml-1m", RECORD["device"]),
     }
-    for name, system in names.items():
+    for name, (system, device) in names.items():
         date = name.partition("-")[2][:10]
-        write(folder, name, date=date, rows=[{"system": system}])
+        write(folder, name, date=date, device=device, rows=[{"system": system}])
     text = page.render(tmp_path / "results")
-    counts = [text.count(f"| {system} |") for system in names.values()]
-    assert counts == [0, 1, 1, 1]
+    counts = [text.count(f"| {system} |") for system, _ in names.values()]
+    assert counts == [0, 1, 1, 1, 1]
     assert "**ml-1m** on cpu: made up, 2 cores, 2026-01-02, 0123456 " in text
     assert "([record](results/speed/cpu-2026-01-03.json))" in text
     assert text.count("## How long does it take?") == 1

@@ -37,7 +37,7 @@ from benchmarks.gpu_suite.part import Flags, Part, Task
 from benchmarks.gpu_suite.parts import PARTS
 from benchmarks.records import Record
 from benchmarks.shapes import TINY
-from jaxrec import config, losses
+from jaxrec import config, losses, record
 from jaxrec.errors import InputError
 
 ABOUT = {
@@ -343,7 +343,7 @@ def test_error_is_the_largest_norm_of_a_difference():
 def test_a_run_is_recorded_with_its_table(flags, monkeypatch, tmp_path):
     monkeypatch.setattr(reproduction, "RUNS", tmp_path / "runs")
     (row,) = reproduction.rows("sasrec_ce", 0, flags)
-    folder = flags.folder / "cpu" / "tiny"
+    folder = flags.folder / measure.file_name(record.device()) / "tiny"
     kept = records.read(records.path_of(folder, "sasrec_ce", 0))
     assert row["epochs"] == len(kept.epochs) == 2
     assert row["ndcg@10"] == round(kept.result["test"]["ndcg@10"], 4)

@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import stat
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +84,20 @@ def test_device_is_the_processor_where_there_is_no_accelerator():
     assert name
     number, unit = cores.split()
     assert 1 <= int(number) <= os.cpu_count() and unit == "cores"
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (["model name\t: Xeon: 4", "flags\t\t: fpu amx_bf16 amx_tile"], "Xeon: 4"),
+        (["model name\t: Xeon", "flags\t\t: fpu avx512_bf16"], "Xeon without AMX"),
+        (["BogoMIPS\t: 50", "Features\t: fp bf16"], platform.machine()),
+    ],
+)
+def test_processors_of_one_name_with_and_without_amx(lines, name, monkeypatch):
+    text = "\n".join(["processor\t: 0", *lines, "", "processor\t: 1", *lines, ""])
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    assert record.device().removeprefix("cpu: ").rpartition(",")[0] == name
 
 
 def test_device_without_affinity(monkeypatch):

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import signal
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -24,7 +23,7 @@ from benchmarks import (
     time_to_quality,
 )
 from benchmarks.published import PUBLISHED
-from jaxrec import data, loop, synthetic
+from jaxrec import data, loop, record, synthetic
 from jaxrec.errors import InputError
 from jaxrec.ranking import Ranks
 
@@ -588,12 +587,11 @@ def test_pace_is_a_step_times_the_steps(tmp_path, monkeypatch):
     assert (row["method"], row["steps"]) == ("sasrec_ce", 3)  # 60 users
     assert row["seconds_per_epoch"] == pytest.approx(3e-3 * row["ms"], rel=1e-3)
     assert row["valid_s"] > 0
-    monkeypatch.setattr(
-        time_to_quality.pace, "read", partial(pace.read, results=tmp_path)
-    )
-    (of_method,) = time_to_quality.paces("ml-1m").values()
+    found = time_to_quality.measured_pace("ml-1m", tmp_path)
     both = row["seconds_per_epoch"] + row["valid_s"]
-    assert of_method == {"sasrec_ce": pytest.approx(both)}
+    assert found.seconds == {"sasrec_ce": pytest.approx(both)}
+    assert found.device == record.device()
+    assert time_to_quality.measured_pace("beauty", tmp_path).seconds == {}
 
 
 # Documents
