@@ -105,6 +105,10 @@ def settings_of(dataset: str, method: str, seed: int) -> dict:
     if found := variants.variant(method):
         name = found.base
         options += [f"--config.method={method}", found.option]
+    if name not in TITLES:
+        near = config.suggestion(name, TITLES, what="methods")
+        ways = "Their variants are told by benchmarks/variants.py."
+        raise InputError(f"no method {method!r}{near}. {ways}")
     file = f"configs/{dataset.replace('-', '')}_{name}.py"
     settings = config.override(
         config.read(file),

@@ -445,6 +445,11 @@ def test_bad_options(argv, message):
         (data_preparation, "--interactions 739", "must be 740 at the least"),
         (negatives, "--batch-size 0", "must be a whole number from 1: got 0"),
         (pace, "--seconds -1", "must be a number above 0: got -1"),
+        (
+            pace,
+            "--methods sasrec_cee",
+            "no method 'sasrec_cee'; did you mean sasrec_ce",
+        ),
         (pace, "--output setup.cfg/x", "cannot be made: Not a directory"),
     ],
 )

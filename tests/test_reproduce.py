@@ -212,7 +212,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on_and_keeps_what_is_done(place)
 
 
 def test_wrong_names_are_answered_before_anything_is_trained(place):
-    with pytest.raises(InputError, match="no config file .*ml1m_bert5rec.*bert4rec"):
+    with pytest.raises(InputError, match="no method 'bert5rec'; did you mean bert4rec"):
         place.reproduce([*METHODS, "bert5rec"])
     with pytest.raises(InputError, match="no data set 'ml-2m'; did you mean ml-20m"):
         reproduce.reproduce("ml-2m", METHODS, [0])
