@@ -18,8 +18,9 @@ from jaxrec import normaliser
 from jaxrec.score_tiles import Positions
 
 Array = jax.Array
-# Scores that are looked through at once, where the highest have to be found.
-SCORES = 2**20
+# Scores that are looked through at once, where the highest have to be found; of so many
+# positions at the least, since with one alone XLA would make the table float32.
+SCORES, FEWEST = 2**20, 16
 
 
 class _How(NamedTuple):
@@ -159,5 +160,5 @@ def _highest(left_NK: Array, right_VK: Array, allowed_V: Array, width: int) -> A
             score_V += jnp.dot(high_VD, left_K[width:], **wide)
         return jnp.where(allowed_V, score_V, -jnp.inf).max()
 
-    at_once = max(1, min(len(left_NK), SCORES // len(right_VK)))
+    at_once = min(len(left_NK), max(FEWEST, SCORES // len(right_VK)))
     return jax.lax.map(of_one, left_NK, batch_size=at_once)
