@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu
 
+from benchmarks import measure
 from benchmarks.gpu_suite import fused, fused_softmax, oracles, score_kernel
 from jaxrec import losses, softmax
-
-if not hasattr(mosaic_gpu, "InterpretGPUParams"):
-    pytest.skip("jax 0.10 cannot interpret such kernels", allow_module_level=True)
 
 BFLOAT16 = 2.0**-8  # it rounds by so much of a number at the most
 
 
 @pytest.fixture
 def interpret():
+    if not hasattr(mosaic_gpu, "InterpretGPUParams"):
+        pytest.skip("jax 0.10 cannot interpret such kernels")
     from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call
 
     yield mosaic_gpu.InterpretGPUParams(detect_races=True)
@@ -43,23 +43,15 @@ def test_sums(sizes, interpret, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [0, jnp.nan, 1.02])
-def test_wrong_sums_fail(wrong, interpret, monkeypatch):
-    sums = score_kernel.sums
+@pytest.mark.parametrize("name", ["sums", "weighted_sums"])
+def test_wrong_sums_fail(name, wrong, interpret, monkeypatch):
+    right = getattr(score_kernel, name)
 
-    def worse(*arguments, **options):
-        sum_N, out_ND = sums(*arguments, **options)
-        return sum_N, out_ND * wrong
+    def worse(*sides, **options):
+        return jax.tree.map(lambda x: x * wrong, right(*sides, **options))
 
-    monkeypatch.setattr(score_kernel, "sums", worse)
+    monkeypatch.setattr(score_kernel, name, worse)
     assert "failed" in fused.sums_row(fused.Sums(5, 3, 64, 1), interpret)
-
-
-def test_sums_that_are_not_asked_for(interpret):
-    sizes = fused.Sums(9, 30, 64, 1)
-    options = {"width": 64, "interpret": interpret}
-    _, out_ND = score_kernel.sums(*sizes.arguments(), **options)
-    same_ND = score_kernel.weighted_sums(*sizes.arguments(), **options)
-    np.testing.assert_array_equal(out_ND, same_ND)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +76,10 @@ def test_every_column_is_in_one_tile(sizes):
 @pytest.mark.parametrize("num_factors", [320, 512])
 def test_what_does_not_fit_is_refused(num_factors):
     wide_NK = jnp.zeros((8, num_factors), jnp.bfloat16)
+    side = score_kernel.Side(wide_NK, jnp.zeros((8,)), jnp.zeros((8,), jnp.int32))
     width = num_factors if num_factors == 320 else 256
     with pytest.raises(AssertionError, match=r"width 320|512 do not fit"):
-        score_kernel.sums(*2 * [wide_NK], *2 * [jnp.zeros((8,))], width=width)
+        score_kernel.sums(side, side, width=width)
 
 
 def problem(rng, num_positions: int, num_rows: int, width: int):
@@ -170,8 +163,13 @@ def test_a_target_far_below_the_others(interpret):
 
 
 @pytest.mark.parametrize(("scale", "products"), [(0.15, 3), (0.3, 3), (0.15, 1)])
-def test_fitted_targets(scale, products, interpret):
-    """What is left of a probability of nearly one is not a rounding of one."""
+def test_fitted_targets(scale, products, interpret, monkeypatch):
+    """What is left of a probability of nearly one is not a rounding of one.
+
+    Nor of the target's score, which a device sums in another order than the kernel.
+    """
+    score = fused_softmax._score
+    monkeypatch.setattr(fused_softmax, "_score", lambda *x: score(*x) * (1 + 3e-6))
     hidden_ND, table_VD, positions, allowed_V = problem(
         np.random.default_rng(0), 40, 60, 64
     )
@@ -248,3 +246,38 @@ def test_excluded_items_are_refused():
     arguments = problem(np.random.default_rng(0), 20, 30, 8)
     with pytest.raises(AssertionError, match="excluded"):
         fused_softmax.loss_sum(*arguments, jnp.zeros((1, 2), jnp.int32))
+
+
+# What the suite makes of it.
+
+
+@pytest.mark.parametrize("reason", [None, "needs another device"])
+def test_a_kernel_that_raises_fails_where_it_can_run(reason, monkeypatch):
+    monkeypatch.setattr(fused, "why_not", lambda: reason)
+
+    def make(dtype, products):
+        if products == 3:
+            raise ValueError("wrong")
+        return measure.Variant({}, lambda: jnp.zeros(()))
+
+    rows = fused.in_turn(make, {"loss": "tiny"}, 1)
+    found = {row["candidate"]: row for row in rows}
+    assert list(found) != [] and {*found} == {*fused.WAYS}
+    three, one = found["fused, three products"], found["fused, one product"]
+    if reason is None:
+        assert three["failed"] == "ValueError: wrong" and "ms" in one
+    else:
+        assert three["not_run"] == one["not_run"] == reason
+    assert not any("failed" in row for row in rows if row is not three)
+
+
+def test_errors_of_a_loss():
+    target_N = jnp.int32([1])
+    true = 2.0, (jnp.ones((1, 2)), jnp.asarray([[3.0], [4.0]]))
+    ours = 1.0, (jnp.ones((1, 2)), jnp.asarray([[0.0], [4.0]]))
+    assert fused.loss_errors(ours, true, target_N) == {
+        "loss_error": 0.5,
+        "hidden_error": 0.0,
+        "error": pytest.approx(3 / 5),
+        "others_error": 1.0,
+    }

@@ -266,34 +266,21 @@ def by_positions(
     return total, (jnp.pad(hidden_grad_ND, ((0, num_more), (0, 0))), table_grad_VD)
 
 
-def exact_gradient(arguments: tuple) -> Array:
-    """Of the table, by the shipped program at the highest precision."""
-    highest = jax.default_matmul_precision("highest")
-    _, (_, table_grad_VD) = softmax_program(arguments, highest)(*arguments)
-    return table_grad_VD
-
-
-def with_error(
-    program: jax.stages.Compiled, arguments: tuple, exact_VD: Array
-) -> Variant:
-    """Calls of a loss with its gradients; how far off is that of the table."""
-    _, (_, table_grad_VD) = program(*arguments)
-    difference = jnp.linalg.norm(table_grad_VD - exact_VD)
-    row = {"temp_mb": measure.temp_mb(program)}
-    row["error"] = measure.shown(float(difference / jnp.linalg.norm(exact_VD)))
-    return Variant(row, measure.repeated(program, arguments, times()), times())
-
-
 def score_rows(case: Case) -> list[Row]:
     """The shipped loss at other precisions, and with scores kept in bfloat16.
 
     dtype=bfloat16 is an option of the loss: what the matmuls of its gradients multiply.
     """
     arguments = softmax_arguments(case)
-    exact_VD = exact_gradient(arguments)
+    highest = jax.default_matmul_precision("highest")
+    _, (_, exact_VD) = softmax_program(arguments, highest)(*arguments)
 
     def variant(program: jax.stages.Compiled) -> Variant:
-        return with_error(program, arguments, exact_VD)
+        _, (_, table_grad_VD) = program(*arguments)
+        difference = jnp.linalg.norm(table_grad_VD - exact_VD)
+        row = {"temp_mb": measure.temp_mb(program)}
+        row["error"] = measure.shown(float(difference / jnp.linalg.norm(exact_VD)))
+        return Variant(row, measure.repeated(program, arguments, times()), times())
 
     def at(precision: str | None, dtype: str = "float32") -> Variant:
         context = nullcontext()

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.gpu_suite import score_kernel
-from benchmarks.gpu_suite.score_kernel import LOG2_E
+from benchmarks.gpu_suite.score_kernel import Side
 from jaxrec import normaliser
 from jaxrec.score_tiles import Positions
 
@@ -67,38 +67,32 @@ def _forward(hidden_ND, table_VD, positions: Positions, allowed_V, how: _How):
     target_N, weight_N = positions.target_N, positions.weight_N
     offset_V = jnp.where(allowed_V, 0.0, -jnp.inf)
     own_N = _score(left_NK, right_VK[target_N], padded)
-    own_offset_N = offset_V[target_N]
 
     # Rounded, a score may be above the bound of the others by so much of it.
     bound_N = (1 + 2.0**-6) * normaliser.bound(hidden_ND, table_VD)
     highest = partial(_highest, left_NK, right_VK, allowed_V, padded)
     shift_N = normaliser.shift(own_N, bound_N, highest)
 
-    exp_sum_N, weighted_ND = score_kernel.sums(
-        left_NK, right_VK, -shift_N, offset_V, **options
+    # All but the target, which competes even where its row may not: what is left of a
+    # probability of nearly one is then a sum and no difference.
+    rows = Side(right_VK, offset_V, jnp.arange(len(right_VK), dtype=jnp.int32))
+    others_N, weighted_ND = score_kernel.sums(
+        Side(left_NK, -shift_N, target_N), rows, **options
     )
-    # A target competes even where its row may not.
-    missing_N = jnp.where(own_offset_N < 0, jnp.exp(own_N - shift_N), 0)
-    total_N = jnp.where(weight_N > 0, exp_sum_N + missing_N, 1)
+    total_N = others_N + jnp.exp(own_N - shift_N)
     loss_N = jnp.log(total_N) + (shift_N - own_N)
     loss = jnp.where(weight_N > 0, weight_N * loss_N, 0).sum()
 
-    # What is owed to a target is what the others have. The kernel's own term of it goes
-    # to the bit, so that of a target that has all of the probability nothing is left.
     scale_N = weight_N / total_N
-    own_term_N = _term(own_N, own_offset_N - shift_N)
-    rest_N = scale_N * jnp.maximum(exp_sum_N - own_term_N, 0)
-    hidden_grad_ND = scale_N[:, None] * weighted_ND[:, :width]
-    owed_N = scale_N * own_term_N + rest_N
+    owed_N = scale_N * others_N
     row_ND = right_VK[target_N, :width].astype(jnp.float32)
+    hidden_grad_ND = scale_N[:, None] * weighted_ND[:, :width]
     hidden_grad_ND -= owed_N[:, None] * row_ND
-
     log_scale_N = jnp.log(jnp.maximum(scale_N, 0)) - shift_N
     table_grad_VD = score_kernel.weighted_sums(
-        right_VK, left_NK, offset_V, log_scale_N, **options
+        rows, Side(left_NK, log_scale_N, target_N), **options
     )
-    owed_to_row_N = _term(own_N, own_offset_N + log_scale_N) + rest_N
-    own_grad_ND = owed_to_row_N[:, None] * left_NK[:, :width].astype(jnp.float32)
+    own_grad_ND = owed_N[:, None] * left_NK[:, :width].astype(jnp.float32)
     table_grad_VD = table_grad_VD[:, :width].at[target_N].add(-own_grad_ND)
     return loss, (hidden_grad_ND, table_grad_VD)
 
@@ -121,24 +115,15 @@ def _factors(x: Array, products: int) -> Array:
     """x rounded to bfloat16, its width filled up to pieces; and for three products what
     was rounded away."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % score_kernel.PIECE)))
-    high = _rounded(x)
+    # Not converted there and back, which XLA may leave out.
+    high = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
     halves = [high] if products == 1 else [high, x - high]
     return jnp.concatenate(halves, axis=-1).astype(jnp.bfloat16)
 
 
-def _rounded(x: Array) -> Array:
-    """To bfloat16, in float32."""
-    # Not converted there and back, which XLA may leave out.
-    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
-
-
-def _term(score_N: Array, offset_N: Array) -> Array:
-    """A term as the kernel has it."""
-    return _rounded(jnp.exp2(LOG2_E * (score_N + offset_N)))
-
-
 def _score(left_NK: Array, right_NK: Array, width: int) -> Array:
-    """Scores of each row of left with its own of right, as the kernel has them."""
+    """Of each row of left with its own of right, as the kernel has them but for the
+    order of their sums."""
     left_NK, right_NK = (x.astype(jnp.float32) for x in (left_NK, right_NK))
     high_ND, low_ND = left_NK[:, :width], left_NK[:, width:]
     score_N = (high_ND * right_NK[:, :width]).sum(-1)

@@ -24,16 +24,16 @@ def softmax(
     return loss, grad_NV @ table_VD, grad_NV.T @ hidden_ND
 
 
-def exponential_sums(
-    left_NK: Any, right_VK: Any, row_N: Any, column_V: Any, *, width: int
-) -> tuple[Any, Any, Any]:
+def exponential_sums(rows: Any, columns: Any, *, width: int) -> tuple[Any, Any, Any]:
     """Of `score_kernel.sums`; and the sum of the sizes of the second's terms."""
+    (left_NK, row_N, key_N), (right_VK, column_V, key_V) = rows, columns
     value_VD = right_VK[:, :width]
     score_NV = left_NK[:, :width] @ value_VD.T
     if left_NK.shape[1] > width:
         score_NV += left_NK[:, :width] @ right_VK[:, width:].T
         score_NV += left_NK[:, width:] @ value_VD.T
     term_NV = np.exp(score_NV + row_N[:, None] + column_V[None])
+    term_NV[key_N[:, None] == key_V[None]] = 0
     return term_NV.sum(axis=1), term_NV @ value_VD, term_NV @ np.abs(value_VD)
 
 

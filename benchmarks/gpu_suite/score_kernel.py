@@ -79,71 +79,74 @@ def cut(num_rows: int, num_columns: int, num_factors: int) -> Cut:
     return Cut(tile, -(-num_tiles // splits), splits)
 
 
-def sums(
-    left_NK: Array,
-    right_VK: Array,
-    row_N: Array,
-    column_V: Array,
-    *,
-    width: int,
-    interpret: Any = None,
-) -> tuple[Array, Array]:
-    """sum_v p_nv and sum_v p_nv right_vd, p_nv = exp(s_nv + row_n + column_v).
+class Side(NamedTuple):
+    """Rows of scores, or their columns.
 
-    s = left right^T. p is rounded to bfloat16, and both sums are of the rounded.
+    factor_NK: bfloat16. K is D; or 2 D, if what was rounded away follows as a second
+      half: scores are then of three products, and nearly those of float32.
+    offset_N: float32, in nats; -inf where there is to be nothing.
+    key_N: int32. Nothing is where the row's is the column's.
+    """
+
+    factor_NK: Array
+    offset_N: Array
+    key_N: Array
+
+
+def sums(
+    rows: Side, columns: Side, *, width: int, interpret: Any = None
+) -> tuple[Array, Array]:
+    """sum_v p_nv and sum_v p_nv factor_vd, p_nv = exp(s_nv + offset_n + offset_v).
+
+    s are the products of the rows' factors and the columns', and d < D. p is 0 where
+    keys are the same; it is rounded to bfloat16, and both sums are of the rounded.
 
     Args:
-      left_NK, right_VK: bfloat16. K is D; or 2 D, if what was rounded away follows as a
-        second half: scores are then of three products, and nearly those of float32.
-      row_N, column_V: float32, in nats; -inf where there is to be nothing.
       width: D; 64, 128, 192 or 256. With second halves 192 at the most.
       interpret: `mosaic_gpu.InterpretGPUParams`, to run without a GPU.
 
     Returns:
       [N] and [N, D], float32.
     """
-    arguments = left_NK, right_VK, row_N, column_V
-    out_SND, sum_SM = _call(arguments, width, interpret, is_summed=True)
-    num_rows = len(left_NK)
-    return sum_SM.sum(axis=0)[:num_rows], out_SND.sum(axis=0)[:num_rows]
+    out_SND, sum_SN = _call(rows, columns, width, interpret, is_summed=True)
+    num_rows = len(rows.key_N)
+    return sum_SN.sum(axis=0)[:num_rows], out_SND.sum(axis=0)[:num_rows]
 
 
 def weighted_sums(
-    left_NK: Array,
-    right_VK: Array,
-    row_N: Array,
-    column_V: Array,
-    *,
-    width: int,
-    interpret: Any = None,
+    rows: Side, columns: Side, *, width: int, interpret: Any = None
 ) -> Array:
     """The second result of `sums` alone, for less work."""
-    arguments = left_NK, right_VK, row_N, column_V
-    (out_SND,) = _call(arguments, width, interpret, is_summed=False)
-    return out_SND.sum(axis=0)[: len(left_NK)]
+    (out_SND,) = _call(rows, columns, width, interpret, is_summed=False)
+    return out_SND.sum(axis=0)[: len(rows.key_N)]
 
 
 def _call(
-    arguments: tuple[Array, ...], width: int, interpret: Any, *, is_summed: bool
+    rows: Side, columns: Side, width: int, interpret: Any, *, is_summed: bool
 ) -> list[Array]:
     """Of each split, and a few rows more: [S, N, D], and [S, N] if it is asked for."""
-    left_NK, right_VK, row_N, column_V = arguments
-    (num_rows, num_factors), num_columns = left_NK.shape, len(right_VK)
+    num_rows, num_factors = rows.factor_NK.shape
     assert width % PIECE == 0 and width <= MOST_WIDTH, f"width {width}"
     assert num_factors in (width, 2 * width), (num_factors, width)
     assert num_factors <= MOST_FACTORS, f"{num_factors} do not fit in shared memory"
-    how = cut(num_rows, num_columns, num_factors)
-    # Of rows that are not there copies find 0 and leave nothing; but where one of a
-    # piece's 8 is there, all have to be. A column that is not there is to count as 0.
-    left_NK, right_VK = (
-        jnp.pad(x, ((0, -len(x) % 8), (0, 0))) for x in (left_NK, right_VK)
+    how = cut(num_rows, len(columns.key_N), num_factors)
+    rows = _padded(rows, -num_rows % BLOCK)
+    columns = _padded(columns, how.num_columns - len(columns.key_N))
+    sizes = _Sizes(len(rows.factor_NK), num_factors, width)
+    return _kernel(how, sizes, is_summed, interpret)(*rows, *columns)
+
+
+def _padded(side: Side, more: int) -> Side:
+    """With so many more, which count as nothing.
+
+    Of factors that are not there copies find 0; but where one of a piece's 8 rows is
+    there, all have to be.
+    """
+    return Side(
+        jnp.pad(side.factor_NK, ((0, -len(side.factor_NK) % 8), (0, 0))),
+        jnp.pad(side.offset_N, (0, more), constant_values=-jnp.inf),
+        jnp.pad(side.key_N, (0, more)),
     )
-    row_N = jnp.pad(row_N, (0, -num_rows % BLOCK))
-    more = how.num_columns - num_columns
-    column_V = jnp.pad(column_V, (0, more), constant_values=-jnp.inf)
-    sizes = _Sizes(len(left_NK), num_factors, width)
-    kernel = _kernel(how, sizes, is_summed, interpret)
-    return kernel(left_NK, right_VK, row_N, column_V)
 
 
 class _Sizes(NamedTuple):
@@ -157,18 +160,10 @@ class _Sizes(NamedTuple):
 class _Own(NamedTuple):
     """In shared memory, of the rows of each warpgroup that computes."""
 
-    left: Any
-    row: Any
+    side: Side
     sum: Any  # or None
     out: Any
     term: Any  # the exponentials, in the interpreter; it multiplies no others
-
-
-class _Ring(NamedTuple):
-    """In shared memory, the tiles that are there or on their way."""
-
-    right: Any
-    column: Any
 
 
 class _Barriers(NamedTuple):
@@ -188,28 +183,29 @@ def _kernel(how: Cut, sizes: _Sizes, is_summed: bool, interpret: Any):
         transforms = LAYOUT if dtype == jnp.bfloat16 else ()
         return gpu.SMEM(shape, dtype, transforms=transforms)
 
-    def body(left, right, row, column, out, *rest):
-        (*sum_out, own, ring, barriers) = rest
+    def side(*shape: int) -> Side:
+        factors = shared((*shape, sizes.factors), jnp.bfloat16)
+        return Side(factors, shared(shape), shared(shape, jnp.int32))
+
+    def body(*refs):
+        rows, columns, out = Side(*refs[:3]), Side(*refs[3:6]), refs[6]
+        (*sum_out, own, ring, barriers) = refs[7:]
         fetching = pl.when(lax.axis_index("warpgroup") == COMPUTING)
         computing = pl.when(lax.axis_index("warpgroup") < COMPUTING)
-        fetching(lambda: _fetch(how, right, column, ring, barriers))
-        computing(lambda: _compute(how, left, row, out, sum_out, own, ring, barriers))
+        fetching(lambda: _fetch(how, columns, ring, barriers))
+        computing(lambda: _compute(how, rows, out, sum_out, own, ring, barriers))
 
     term_shape = COMPUTING, ROWS, how.tile
     own = _Own(
-        left=shared((COMPUTING, ROWS, sizes.factors), jnp.bfloat16),
-        row=shared((COMPUTING, ROWS)),
+        side=side(COMPUTING, ROWS),
         sum=shared((COMPUTING, ROWS)) if is_summed else None,
         out=shared((COMPUTING, ROWS, OUT_PIECE)),
         term=shared(term_shape, jnp.bfloat16) if is_interpreted else None,
     )
-    ring = _Ring(
-        right=shared((AHEAD, how.tile, sizes.factors), jnp.bfloat16),
-        column=shared((AHEAD, how.tile)),
-    )
+    ring = side(AHEAD, how.tile)  # the tiles that are there or on their way
     barriers = _Barriers(
-        own=gpu.Barrier(num_arrivals=2, num_barriers=COMPUTING),
-        full=gpu.Barrier(num_arrivals=2, num_barriers=AHEAD),
+        own=gpu.Barrier(num_arrivals=len(Side._fields), num_barriers=COMPUTING),
+        full=gpu.Barrier(num_arrivals=len(Side._fields), num_barriers=AHEAD),
         free=gpu.Barrier(num_arrivals=COMPUTING, num_barriers=AHEAD),
     )
     out_shape = how.splits, sizes.rows, sizes.width
@@ -235,16 +231,13 @@ def _slot(i: Array) -> Array:
     return lax.rem(i, jnp.int32(AHEAD))
 
 
-def _fetch(how: Cut, right: Any, column: Any, ring: _Ring, barriers: _Barriers) -> None:
+def _fetch(how: Cut, columns: Side, ring: Side, barriers: _Barriers) -> None:
     """Has the split's tiles copied into the ring, each as soon as there is room."""
     gpu.set_max_registers(REGISTERS_OF_FETCHING, action="decrease")
 
     def copy(i, slot):
         first = (lax.axis_index("split") * how.tiles + i) * how.tile
-        full = barriers.full.at[slot]
-        columns = pl.ds(first, how.tile)
-        gpu.copy_gmem_to_smem(right.at[columns], ring.right.at[slot], full)
-        gpu.copy_gmem_to_smem(column.at[columns], ring.column.at[slot], full)
+        _copy(columns, pl.ds(first, how.tile), ring, slot, barriers.full)
 
     # As many turns more as tiles are ahead: until no one needs the last ones.
     @pl.loop(0, how.tiles + AHEAD)
@@ -254,43 +247,52 @@ def _fetch(how: Cut, right: Any, column: Any, ring: _Ring, barriers: _Barriers) 
         pl.when(i < how.tiles)(lambda: copy(i, slot))
 
 
+def _copy(source: Side, where: Any, target: Side, slot: Array, barriers: Any) -> None:
+    """Begins to; the slot's barrier tells when all of it is there."""
+    for some, its in zip(source, target, strict=True):
+        gpu.copy_gmem_to_smem(some.at[where], its.at[slot], barriers.at[slot])
+
+
 def _compute(
     how: Cut,
-    left: Any,
-    row: Any,
+    rows: Side,
     out: Any,
     sum_out: list[Any],
     own: _Own,
-    ring: _Ring,
+    ring: Side,
     barriers: _Barriers,
 ) -> None:
     """The sums of a warpgroup's rows over the split's tiles."""
     gpu.set_max_registers(REGISTERS, action="increase")
     warpgroup, split = lax.axis_index("warpgroup"), lax.axis_index("split")
+    where = pl.ds(lax.axis_index("block") * BLOCK + warpgroup * ROWS, ROWS)
+    _copy(rows, where, own.side, warpgroup, barriers.own)
+    gpu.barrier_wait(barriers.own.at[warpgroup])
     own = jax.tree.map(lambda ref: ref.at[warpgroup], own)
-    rows = pl.ds(lax.axis_index("block") * BLOCK + warpgroup * ROWS, ROWS)
-    here = barriers.own.at[warpgroup]
-    gpu.copy_gmem_to_smem(left.at[rows], own.left, here)
-    gpu.copy_gmem_to_smem(row.at[rows], own.row, here)
-    gpu.barrier_wait(here)
     by_row, by_column = gpu.Layout.WGMMA.reduce(1), gpu.Layout.WGMMA.reduce(0)
-    row_n = gpu.layout_cast(own.row[...], by_row)
-    width = out.shape[-1]
+    width, shape = out.shape[-1], (ROWS, how.tile)
+
+    def along(axis: int, side: Side) -> list[Array]:
+        """Offsets and keys, for every score."""
+        layout = (by_row, by_column)[axis]
+        found = (gpu.layout_cast(x[...], layout) for x in side[1:])
+        return [lax.broadcast_in_dim(x, shape, [axis]) for x in found]
 
     def all_tiles(total_ref):
         def tile(i, sum_n):
             slot = _slot(i)
             gpu.barrier_wait(barriers.full.at[slot])
-            right = ring.right.at[slot]
-            shape = ROWS, how.tile
+            tile = Side(*(ref.at[slot] for ref in ring))
             score_nC = pl.run_scoped(
-                partial(_scores, own.left, right, width),
+                partial(_scores, own.side.factor_NK, tile.factor_NK, width),
                 gpu.WGMMAAccumulatorRef(shape, jnp.float32),
             )
-            column_C = gpu.layout_cast(ring.column.at[slot][...], by_column)
-            offset_nC = lax.broadcast_in_dim(row_n, shape, [0])
-            offset_nC += lax.broadcast_in_dim(column_C, shape, [1])
-            term_nC = jnp.exp2(LOG2_E * (score_nC + offset_nC)).astype(jnp.bfloat16)
+            offset_nC, key_nC = along(0, own.side)
+            column_offset_nC, column_key_nC = along(1, tile)
+            term_nC = jnp.exp2(LOG2_E * (score_nC + (offset_nC + column_offset_nC)))
+            term_nC = jnp.where(key_nC == column_key_nC, 0, term_nC)
+            term_nC = term_nC.astype(jnp.bfloat16)
+            right = tile.factor_NK
             gpu.wgmma(total_ref, _factor(term_nC, own), _half(right, width, 0))
             if sum_out:
                 sum_n += term_nC.astype(jnp.float32).sum(axis=1)
@@ -303,13 +305,13 @@ def _compute(
         if sum_out:
             own.sum[...] = sum_n
             gpu.commit_smem()
-            gpu.copy_smem_to_gmem(own.sum, sum_out[0].at[split, rows])
+            gpu.copy_smem_to_gmem(own.sum, sum_out[0].at[split, where])
         total_nD = total_ref[...]
         for first in range(0, width, OUT_PIECE):
             own.out[...] = total_nD[:, first : first + OUT_PIECE]
             gpu.commit_smem()
             columns = pl.ds(first, OUT_PIECE)
-            gpu.copy_smem_to_gmem(own.out, out.at[split, rows, columns])
+            gpu.copy_smem_to_gmem(own.out, out.at[split, where, columns])
             gpu.wait_smem_to_gmem(0)
 
     pl.run_scoped(all_tiles, gpu.WGMMAAccumulatorRef((ROWS, width), jnp.float32))
