@@ -309,6 +309,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--output", type=folder, default=measure.RESULTS)
     flags, options = parse_command(parser, argv)
     only = [name for name in flags.only.split(";") if name]
+    if unknown := [name for name in only if name not in changes(1)]:
+        known = "; ".join(changes(1))
+        raise InputError(f"no change {unknown[0]!r}; --only takes {known}.")
     for log in flags.logs.split(","):
         run(log, runs=flags.runs, only=only, options=options, output=flags.output)
 

@@ -29,21 +29,23 @@ def parser(command: str, about: str | None, **options: Any) -> argparse.Argument
 
 
 def add_output(parser: argparse.ArgumentParser, default: Path) -> None:
-    """--output, a folder that is made before anything is measured."""
+    """--output, a folder, which is looked at before anything is measured."""
     text = "the folder of records (benchmarks/results)"
     parser.add_argument("--output", type=folder, default=default, help=text)
 
 
 def folder(text: str) -> Path:
-    """A folder that one can write to; it is made if it is not there."""
+    """A folder that one can write to, or can make."""
     path = Path(text)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _refused(f"{text} cannot be made: {error.strerror}") from None
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise _refused(f"{text} cannot be written to: choose another folder")
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not (text and there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise _refused(f"{text!r} cannot be written to: choose another folder")
     return path
+
+
+def file(text: str) -> Path:
+    """A file in such a folder."""
+    return folder(str(Path(text).parent)) / Path(text).name
 
 
 def interpreter(text: str) -> str:
@@ -93,6 +95,8 @@ def names(flag: str, text: str, known: Collection[str]) -> list[str]:
     ['b', 'a']
     """
     given = text.split(",")
+    if twice := {name for name in given if given.count(name) > 1}:
+        raise InputError(f"{flag} names {', '.join(sorted(twice))} twice.")
     if unknown := {*given} - {*known}:
         got = ", ".join(sorted(unknown))
         raise InputError(f"{flag} takes {', '.join(known)}: got {got}.")

@@ -95,9 +95,9 @@ git -C ../paper checkout 29c272e
 ```
 """,
     "sizes": """\
-![milliseconds of a step against each size](figures/sizes-cpu-ms.svg)
+![time against sizes](figures/sizes-cpu-intel-xeon-processor-2-cores-ms.svg)
 
-![memory of a step against each size](figures/sizes-cpu-mb.svg)
+![memory against sizes](figures/sizes-cpu-intel-xeon-processor-2-cores-mb.svg)
 
 Drawn by `python -m benchmarks.size_figures` from the records below. The sampled softmax
 has 1,000 negatives where the catalogue varies, and 3,000 where the window does.

@@ -282,7 +282,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--method", default="sasrec_bce")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--paper-repo", type=Path, required=True)
-    parser.add_argument("--max-epochs", type=int, help="to end before patience does")
+    parser.add_argument(
+        "--max-epochs", type=options.count, help="to end before patience does"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/paper_training"))
     options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)

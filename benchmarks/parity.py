@@ -417,7 +417,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=options.file,
         help="the record (benchmarks/results/parity/<device>-<date>.json)",
     )
     flags = parser.parse_args(argv)

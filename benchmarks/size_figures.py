@@ -69,14 +69,16 @@ def draw(results: Path, output: Path) -> list[Path]:
     output.mkdir(parents=True, exist_ok=True)
     stems = []
     with matplotlib.rc_context(LOOK):
-        for device in sorted({one.device for one in found}):
+        for device in sorted({one.found["device"] for one in found}):
             rows = {
-                one.subject: one.found["rows"] for one in found if one.device == device
+                one.subject: one.found["rows"]
+                for one in found
+                if one.found["device"] == device
             }
             for name, (column, label) in VALUES.items():
                 figure = Figure(figsize=(7.2, 4.9))
                 _draw(figure, rows, column, label)
-                stem = output / f"sizes-{device}-{name}"
+                stem = output / f"sizes-{measure.file_name(device)}-{name}"
                 save(figure, stem)
                 stems.append(stem)
     return stems

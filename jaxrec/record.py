@@ -92,16 +92,16 @@ def _num_cores() -> int | None:
 
 
 def _processor() -> str:
-    """Its name; and whether it lacks AMX, since it may have the name of one that does
-    not, and then multiplies bfloat16 many times slower."""
+    """Its name; and of a Xeon whether it lacks AMX, since it may have the name of one
+    that does not, and then multiplies bfloat16 many times slower."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    pairs = (line.partition(":")[::2] for line in lines)
-    told = {key.strip(): text.strip() for key, text in pairs}
+    pairs = (line.partition(":")[::2] for line in reversed(lines))
+    told = {key.strip(): text.strip() for key, text in pairs}  # of the first core
     name = told.get("model name", platform.machine())
-    lacks_amx = "flags" in told and "amx_bf16" not in told["flags"].split()
+    lacks_amx = "Xeon" in name and "amx_bf16" not in told.get("flags", "").split()
     return f"{name} without AMX" if lacks_amx else name
 
 

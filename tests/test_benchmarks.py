@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks import (
     data_preparation,
+    defaults,
     first_batch,
     measure,
     negatives,
@@ -27,6 +28,7 @@ from benchmarks import (
     profile_step,
     shapes,
     sizes,
+    time_to_quality,
 )
 from benchmarks.drivers import bench, protocol
 from benchmarks.drivers.bench import (
@@ -37,6 +39,7 @@ from benchmarks.drivers.bench import (
     Measured,
     Task,
 )
+from benchmarks.trainer import Trainer
 from jaxrec import data, objectives, record, steps
 from jaxrec.errors import InputError
 from jaxrec.loop import Run
@@ -450,7 +453,11 @@ def test_bad_options(argv, message):
             "--methods sasrec_cee",
             "no method 'sasrec_cee'; did you mean sasrec_ce",
         ),
-        (pace, "--output setup.cfg/x", "cannot be made: Not a directory"),
+        (pace, "--output setup.cfg/x", "'setup.cfg/x' cannot be written to"),
+        (pace, "--output=", "'' cannot be written to"),
+        (pace, "--methods bert4rec,bert4rec", "names bert4rec twice"),
+        (defaults, "--only nonsense", "no change 'nonsense'"),
+        (time_to_quality, "--dataset nonsense", "beauty, yelp: got nonsense"),
     ],
 )
 def test_bad_options_end_a_command_before_it_measures(
@@ -487,6 +494,18 @@ def test_steps_of_a_dry_run_of_sizes_can_be_traced(axis, monkeypatch):
             *(run.state, built.log, run.train_end_U, built.items),
             *(plan.user_SB[:1], plan.slot_SB[:1]),
         )
+
+
+def test_windows_in_rows_of_their_own_train_the_same():
+    """TINY has no dropout."""
+    split, batch_size = data.leave_one_out(shapes.made_log(shapes.TINY)), 30
+    chosen = shapes.settings(shapes.TINY, "sasrec_ce", train={"batch_size": batch_size})
+    packed, apart = (Trainer(split, chosen, num_steps=2) for _ in range(2))
+    row_length = packed.run.experiment.recipe.max_length
+    apart.place(np.arange(batch_size) * row_length, num_rows=batch_size)
+    assert packed.run.num_rows < apart.run.num_rows == batch_size
+    assert float(packed()) == pytest.approx(float(apart()), rel=1e-5)
+    assert packed.tokens_per_step == apart.tokens_per_step > 0
 
 
 def test_what_one_figure_draws_is_of_one_commit():

@@ -89,14 +89,21 @@ def test_device_is_the_processor_where_there_is_no_accelerator():
 @pytest.mark.parametrize(
     ("lines", "name"),
     [
-        (["model name\t: Xeon: 4", "flags\t\t: fpu amx_bf16 amx_tile"], "Xeon: 4"),
+        (["model name\t: Xeon: 4", "flags\t\t: fpu amx_bf16"], "Xeon: 4"),
         (["model name\t: Xeon", "flags\t\t: fpu avx512_bf16"], "Xeon without AMX"),
+        (["model name\t: Ryzen", "flags\t\t: fpu avx512_bf16"], "Ryzen"),
         (["BogoMIPS\t: 50", "Features\t: fp bf16"], platform.machine()),
     ],
 )
-def test_processors_of_one_name_with_and_without_amx(lines, name, monkeypatch):
+def test_xeons_of_one_name_with_and_without_amx(lines, name, monkeypatch):
     text = "\n".join(["processor\t: 0", *lines, "", "processor\t: 1", *lines, ""])
-    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    read = Path.read_text
+
+    def read_text(path, *arguments, **options):
+        is_it = str(path) == "/proc/cpuinfo"
+        return text if is_it else read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
     assert record.device().removeprefix("cpu: ").rpartition(",")[0] == name
 
 

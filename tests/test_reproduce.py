@@ -582,16 +582,52 @@ def test_pace_is_a_step_times_the_steps(tmp_path, monkeypatch):
     )
     built = SimpleNamespace(split=split)
     monkeypatch.setattr(pace.experiment, "build", lambda settings: built)
+    # The steps' program is timed, and then the validation of 1,500 ms.
+    in_turn, calls = pace.measure.in_turn, []
+
+    def timed(variants, **options):
+        calls.append(variants)
+        rows = in_turn(variants, **options)
+        return [row | {"ms": 1500.0} for row in rows] if len(calls) == 2 else rows
+
+    monkeypatch.setattr(pace.measure, "in_turn", timed)
     path = pace.run("ml-1m", ["sasrec_ce"], num_steps=2, seconds=0, output=tmp_path)
+    assert {*calls[1][0].call()} >= {"ndcg@10"}
     (row,) = json.loads(path.read_text())["rows"]
     assert (row["method"], row["steps"]) == ("sasrec_ce", 3)  # 60 users
     assert row["seconds_per_epoch"] == pytest.approx(3e-3 * row["ms"], rel=1e-3)
-    assert row["valid_s"] > 0
-    found = time_to_quality.measured_pace("ml-1m", tmp_path)
+    assert row["valid_s"] == 1.5
+    found = time_to_quality.measured_pace("ml-1m", record.device(), tmp_path)
     both = row["seconds_per_epoch"] + row["valid_s"]
     assert found.seconds == {"sasrec_ce": pytest.approx(both)}
     assert found.device == record.device()
-    assert time_to_quality.measured_pace("beauty", tmp_path).seconds == {}
+    nothing = time_to_quality.measured_pace("beauty", record.device(), tmp_path)
+    assert nothing.seconds == {}
+
+
+def test_pace_of_another_device_where_there_is_no_other(tmp_path):
+    def write(device, date, **more):
+        rows = [
+            {"method": name, "seconds_per_epoch": 2.0, **more}
+            for name in ("sasrec_ce", "sasrec_ce_bfloat16_loss")
+        ]
+        found = {"question": "q", "command": "c", "commit": None, "date": date}
+        found |= {"device": device, "versions": {}, "rows": rows}
+        path = tmp_path / "pace" / f"{device}-{date}-ml-1m.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(found))
+
+    def found(device):
+        return time_to_quality.measured_pace("ml-1m", device, tmp_path)
+
+    write("slide rule", "2026-01-03")  # without validation
+    write("abacus", "2026-01-02", valid_s=1.0)
+    # How much faster bfloat16 is, is the device's own.
+    assert found("slide rule") == ("abacus", {"sasrec_ce": 3.0})
+    assert found("abacus").seconds["sasrec_ce_bfloat16_loss"] == 3.0
+    write("tablet", "2026-01-04", valid_s=2.0)
+    assert found("abacus").device == "abacus"
+    assert found("slide rule") == ("tablet", {"sasrec_ce": 4.0})
 
 
 # Documents

@@ -86,11 +86,13 @@ class Side(NamedTuple):
       half: scores are then of three products, and nearly those of float32.
     offset_N: float32, in nats; -inf where there is to be nothing.
     key_N: int32. Nothing is where the row's is the column's.
+
+    Within the kernel, references to such arrays.
     """
 
-    factor_NK: Array
-    offset_N: Array
-    key_N: Array
+    factor_NK: Any
+    offset_N: Any
+    key_N: Any
 
 
 def sums(
