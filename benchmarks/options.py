@@ -37,15 +37,23 @@ def add_output(parser: argparse.ArgumentParser, default: Path) -> None:
 def folder(text: str) -> Path:
     """A folder that one can write to, or can make."""
     path = Path(text)
-    there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not (text and there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+    try:
+        above = (path, *path.absolute().parents)
+        there = next(one for one in above if one.exists() or one.is_symlink())
+        is_fine = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    except (OSError, ValueError):  # such as a name that is too long
+        is_fine = False
+    if not (text and is_fine):
         raise _refused(f"{text!r} cannot be written to: choose another folder")
     return path
 
 
 def file(text: str) -> Path:
     """A file in such a folder."""
-    return folder(str(Path(text).parent)) / Path(text).name
+    path = Path(text)
+    if not text or path.is_dir():
+        raise _refused(f"{text!r} is no file that can be written")
+    return folder(str(path.parent)) / path.name
 
 
 def interpreter(text: str) -> str:
@@ -85,18 +93,28 @@ def _refused(message: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(message)
 
 
-def names(flag: str, text: str, known: Collection[str]) -> list[str]:
+def listed(flag: str, text: str) -> list[str]:
     """What a flag names, with commas between.
 
     Raises:
-      InputError: one is not known.
-
-    >>> names("--methods", "b,a", ["a", "b", "c"])
-    ['b', 'a']
+      InputError: one twice.
     """
     given = text.split(",")
     if twice := {name for name in given if given.count(name) > 1}:
         raise InputError(f"{flag} names {', '.join(sorted(twice))} twice.")
+    return given
+
+
+def names(flag: str, text: str, known: Collection[str]) -> list[str]:
+    """`listed`, of what is known.
+
+    Raises:
+      InputError: one is not known, or there twice.
+
+    >>> names("--methods", "b,a", ["a", "b", "c"])
+    ['b', 'a']
+    """
+    given = listed(flag, text)
     if unknown := {*given} - {*known}:
         got = ", ".join(sorted(unknown))
         raise InputError(f"{flag} takes {', '.join(known)}: got {got}.")

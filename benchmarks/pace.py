@@ -20,7 +20,6 @@ from benchmarks.published import PUBLISHED, TITLES
 from benchmarks.trainer import Trainer
 from jaxrec import evaluator, experiment
 from jaxrec.command import run_command
-from jaxrec.errors import InputError
 from jaxrec.loop import Run
 
 QUESTION = "what does an epoch of each method cost, the methods in turn at one commit"
@@ -104,9 +103,7 @@ def main(argv: Sequence[str]) -> None:
     )
     options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
-    methods = flags.methods.split(",")
-    if twice := {name for name in methods if methods.count(name) > 1}:
-        raise InputError(f"--methods names {', '.join(sorted(twice))} twice.")
+    methods = options.listed("--methods", flags.methods)
     run(flags.dataset, methods, seconds=flags.seconds, output=flags.output)
 
 

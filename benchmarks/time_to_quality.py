@@ -145,6 +145,21 @@ def measured_pace(dataset: str, device: str, results: Path = measure.RESULTS) ->
     return Pace(last["device"], seconds)
 
 
+def pace_notes(at: Pace, device: str) -> list[str]:
+    """Where the pace of the device's runs is from.
+
+    >>> pace_notes(Pace("abacus", {}), "abacus"), pace_notes(Pace("abacus", {"m": 1.0}),
+    ...                                                      "abacus")
+    ([], ['The pace was measured on abacus.'])
+    """
+    if not at.seconds:
+        return []
+    note = f"The pace was measured on {at.device}."
+    if at.device != device:
+        note += " Of methods in bfloat16 it is left out: that is another there."
+    return [note]
+
+
 def run(
     dataset: str,
     *,
@@ -164,16 +179,14 @@ def run(
     paces = {device: measured_pace(dataset, device) for device in devices}
     for device, rows in rows_by_device(dataset, runs, paces).items():
         measure.tell(rows)
-        note = f"The pace was measured on {paces[device].device}."
-        if paces[device].device != device:
-            note += " Of methods in bfloat16 it is left out: that is another there."
+        notes = [*NOTES, *pace_notes(paces[device], device)]
         paths.append(
             measure.save(
                 "time_to_quality",
                 QUESTION,
                 rows,
                 subject=dataset,
-                notes=(*NOTES, note),
+                notes=notes,
                 output=output,
                 device=device,
             )
@@ -184,10 +197,9 @@ def run(
 def main(argv: Sequence[str]) -> None:
     """The command."""
     parser = options.parser("time_to_quality", __doc__)
-    parser.add_argument("--dataset", default="ml-1m", help=", ".join(PUBLISHED))
+    parser.add_argument("--dataset", default="ml-1m", choices=[*PUBLISHED])
     options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)
-    options.names("--dataset", flags.dataset, PUBLISHED)
     run(flags.dataset, output=flags.output)
 
 

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -24,9 +25,11 @@ from benchmarks import (
     negatives,
     pace,
     page,
+    parity,
     peers,
     profile_step,
     shapes,
+    size_figures,
     sizes,
     time_to_quality,
 )
@@ -457,7 +460,11 @@ def test_bad_options(argv, message):
         (pace, "--output=", "'' cannot be written to"),
         (pace, "--methods bert4rec,bert4rec", "names bert4rec twice"),
         (defaults, "--only nonsense", "no change 'nonsense'"),
-        (time_to_quality, "--dataset nonsense", "beauty, yelp: got nonsense"),
+        (time_to_quality, "--dataset nonsense", "invalid choice: 'nonsense'"),
+        (parity, "--paper-repo x --output=", "'' is no file"),
+        (parity, "--paper-repo x --output=.", "'.' is no file"),
+        (pace, f"--output {'x' * 300}", "cannot be written to"),
+        (pace, "--output dangling", "'dangling' cannot be written to"),
     ],
 )
 def test_bad_options_end_a_command_before_it_measures(
@@ -465,6 +472,7 @@ def test_bad_options_end_a_command_before_it_measures(
 ):
     monkeypatch.chdir(tmp_path)
     Path("setup.cfg").touch()
+    Path("dangling").symlink_to("nowhere")
     with pytest.raises(InputError, match=message):
         command.main([*argv.split()])
 
@@ -513,6 +521,11 @@ def test_what_one_figure_draws_is_of_one_commit():
     folder = ROOT / "benchmarks" / "results" / "sizes"
     commits = {(one.device, one.found["commit"]) for one in page.latest(folder)}
     assert len(commits) == len({device for device, _ in commits})
+
+
+def test_every_figure_of_sizes_is_on_the_page():
+    drawn = {path.name for path in size_figures.FIGURES.glob("sizes-*.svg")}
+    assert drawn == {*re.findall(r"figures/(sizes-[\w-]+\.svg)", page.PAGE.read_text())}
 
 
 def test_a_profile_is_of_the_program_that_trains():

@@ -19,7 +19,8 @@ from jaxrec.score_tiles import Positions
 
 Array = jax.Array
 # Scores that are looked through at once, where the highest have to be found; of so many
-# positions at the least, since with one alone XLA would make the table float32.
+# positions at the least (but what remains in the end), since with one alone XLA would
+# make the table float32.
 SCORES, FEWEST = 2**20, 16
 
 
