@@ -10,7 +10,6 @@ measured here can.
 
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,8 @@ from benchmarks import measure, options, page, reproduce
 from benchmarks.measure import Variant
 from benchmarks.published import PUBLISHED, TITLES
 from benchmarks.trainer import Trainer
-from jaxrec import evaluator, experiment
+from jaxrec import experiment
 from jaxrec.command import run_command
-from jaxrec.loop import Run
 
 QUESTION = "what does an epoch of each method cost, the methods in turn at one commit"
 NOTES = (
@@ -52,7 +50,7 @@ def run(
         trainer = Trainer(split, chosen[name], num_steps=num_steps)
         row = {"dataset": dataset, "method": name, "steps": trainer.steps_per_epoch}
         variants.append(Variant(row, trainer, trainer.num_steps))
-        validations.append(Variant({}, partial(validate, trainer.run)))
+        validations.append(Variant({}, trainer.run.validate))
     rows = measure.in_turn(variants, seconds=seconds)
     valid_rows = measure.in_turn(validations, rounds=5, seconds=seconds)
     for row, valid in zip(rows, valid_rows, strict=True):
@@ -61,18 +59,6 @@ def run(
     measure.tell(rows)
     return measure.save(
         "pace", QUESTION, rows, subject=dataset, notes=NOTES, output=output
-    )
-
-
-def validate(run: Run) -> Any:
-    """Ranks and metrics of the run's validation rows, as after an epoch of training."""
-    evaluation = run.experiment.evaluation
-    ranks = run.experiment.evaluator.ranks(run.state.params, run.valid)
-    return evaluator.summary(
-        ranks,
-        evaluation.reported,
-        filter_seen=evaluation.filter_seen,
-        num_items=run.experiment.split.dataset.num_items,
     )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -277,7 +278,7 @@ class Run:
 
     def end_epoch(self) -> dict:
         """Ranks the validation rows and keeps the best; returns the epoch's numbers."""
-        progress, evaluation = self.progress, self.experiment.evaluation
+        progress = self.progress
         # A small epoch may hide no item, by chance: its loss is a sum of nothing.
         loss = progress.loss_sum / (progress.weight_sum or 1)
         tokens_per_s = progress.weight_sum / progress.epoch_s
@@ -287,20 +288,14 @@ class Run:
         progress.steps_done = 0
         progress.loss_sum = progress.weight_sum = progress.epoch_s = 0.0
         started = time.monotonic()
-        params = self.state.params if self.state.ema is None else self.state.ema
-        ranks = self.experiment.evaluator.ranks(params, self.valid)
-        values = evaluator.summary(
-            ranks,
-            evaluation.reported,
-            filter_seen=evaluation.filter_seen,
-            num_items=self.experiment.split.dataset.num_items,
-        )
+        values = self.validate()
         valid_s = time.monotonic() - started
-        is_best = values[evaluation.monitor] > progress.best_value
+        value = values[self.experiment.evaluation.monitor]
+        is_best = value > progress.best_value
         if is_best:
-            progress.best_value = values[evaluation.monitor]
+            progress.best_value = value
             progress.best_epoch = progress.epoch
-            self.best = jax.tree.map(jnp.copy, params)
+            self.best = jax.tree.map(jnp.copy, self.params)
         progress.total_s = time.monotonic() - self.began
         return {
             "epoch": progress.epoch,
@@ -312,6 +307,22 @@ class Run:
             "valid_s": valid_s,
             "total_s": progress.total_s,
         }
+
+    @property
+    def params(self) -> Any:
+        """What is validated and kept: parameters, or their average if there is one."""
+        return self.state.params if self.state.ema is None else self.state.ema
+
+    def validate(self) -> dict[str, float]:
+        """The metrics of the validation rows."""
+        experiment = self.experiment
+        ranks = experiment.evaluator.ranks(self.params, self.valid)
+        return evaluator.summary(
+            ranks,
+            experiment.evaluation.reported,
+            filter_seen=experiment.evaluation.filter_seen,
+            num_items=experiment.split.dataset.num_items,
+        )
 
     def save(self) -> None:
         self.settle()
