@@ -34,7 +34,7 @@ LEFT_OUT = {
         "memory_bar_met",
     }
 }
-_NAME = re.compile(r"(?P<device>.+?)-(?P<date>\d{4}-\d\d-\d\d)(-(?P<subject>.+))?")
+_NAME = re.compile(r".+?-\d{4}-\d\d-\d\d(-(?P<subject>.+))?")
 
 INTRODUCTION = """\
 # Measurements
@@ -120,10 +120,9 @@ early stop, in results/gpu/<device>/ml-1m/, lies the paper's table of them.
 
 
 class Record(NamedTuple):
-    """A record and the parts of its file's name."""
+    """A record, and the subject that its file's name tells."""
 
     path: Path
-    device: str
     subject: str
     found: Mapping[str, Any]
 
@@ -145,7 +144,7 @@ def read(path: Path) -> Record:
         raise InputError(f"{path} lacks {', '.join(missing)}. Make it again.")
     if not found["rows"]:
         raise InputError(f"{path} has no rows. Make it again.")
-    return Record(path, name["device"], name["subject"] or "", found)
+    return Record(path, name["subject"] or "", found)
 
 
 def latest(folder: Path) -> list[Record]:

@@ -519,7 +519,8 @@ def test_windows_in_rows_of_their_own_train_the_same():
 def test_what_one_figure_draws_is_of_one_commit():
     """Of each device the latest records of all sizes: their panels are compared."""
     folder = ROOT / "benchmarks" / "results" / "sizes"
-    commits = {(one.device, one.found["commit"]) for one in page.latest(folder)}
+    found = [one.found for one in page.latest(folder)]
+    commits = {(one["device"], one["commit"]) for one in found}
     assert len(commits) == len({device for device, _ in commits})
 
 
