@@ -174,9 +174,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str], Flags]:
     add("--output", type=options.folder, help="of records (benchmarks/results)")
     add("--seeds", default="0,1,2", help="of the runs to their early stop")
     add("--paper-repo", type=Path, help="a checkout of the paper's code, as a rival")
-    text = "has PyTorch, for the rivals"
-    python = sys.executable
-    add("--torch-python", type=options.interpreter, default=python, help=text)
+    add(
+        "--torch-python",
+        type=options.interpreter,
+        default=sys.executable,
+        help="has PyTorch, for the rivals",
+    )
     add("--commit", help="of this tree, where git does not tell")
     add("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(argv)

@@ -272,7 +272,7 @@ def test_a_kernel_that_raises_fails_where_it_can_run(reason, monkeypatch):
             raise ValueError("wrong")
         return measure.Variant({}, lambda: jnp.zeros(()))
 
-    rows = fused.in_turn(make, {"loss": "tiny"}, 1)
+    rows = fused.in_turn(make, {"loss": "tiny"})
     found = {row["candidate"]: row for row in rows}
     assert {*found} == {*fused.WAYS}
     assert found["shipped, dtype=bfloat16"]["not_run"] == "ValueError: wrong"

@@ -151,7 +151,7 @@ WAYS: dict[str, tuple[str, int | None]] = {
 }
 
 
-def in_turn(make: Any, about: Row, seconds: float) -> list[Row]:
+def in_turn(make: Any, about: Row) -> list[Row]:
     """`candidates.in_turn` of make(dtype, products) for all ways.
 
     Where the kernel can run, it has failed if it does not.
@@ -162,7 +162,7 @@ def in_turn(make: Any, about: Row, seconds: float) -> list[Row]:
         for name, way in WAYS.items()
         if reason is None or way[1] is None
     }
-    rows = candidates.in_turn(makers, about, seconds=seconds)
+    rows = candidates.in_turn(makers, about)
     for row in rows:
         if "not_run" in row and WAYS[row["candidate"]][1] is not None:
             row["failed"] = row.pop("not_run")
@@ -189,7 +189,7 @@ def loss_rows(case: candidates.Case) -> list[Row]:
         times = candidates.times()
         return Variant(row, measure.repeated(program, arguments, times), times)
 
-    return in_turn(make, {"loss": case.name}, 45)
+    return in_turn(make, {"loss": case.name})
 
 
 # Columns: of the gradients of hidden states and table, and of rows that are no target.
@@ -216,9 +216,7 @@ def loss_errors(found: Any, exact: Any, target_N: jax.Array) -> tuple[float, ...
     )
 
 
-def step_rows(
-    name: str, shape: Shape, batch_size: int, encoder: str, seconds: float = 45
-) -> list[Row]:
+def step_rows(name: str, shape: Shape, batch_size: int, encoder: str) -> list[Row]:
     """Dispatches of training with full cross-entropy, the encoder in a precision."""
     split = data.leave_one_out(shapes.made_log(shape, num_users=NUM_STEPS * batch_size))
 
@@ -235,7 +233,7 @@ def step_rows(
         row = {"temp_mb": measure.temp_mb(trainer.program)}
         return Variant(row, trainer, trainer.num_steps)
 
-    return in_turn(make, {"step": name, "encoder": encoder}, seconds)
+    return in_turn(make, {"step": name, "encoder": encoder})
 
 
 def tasks(flags: Flags) -> Iterator[Task]:
