@@ -38,6 +38,14 @@ NOTES = (
 )
 
 
+class Pace(NamedTuple):
+    """Of the methods in turn: the device, and by method the seconds of an epoch and
+    its validation."""
+
+    device: str
+    seconds: Mapping[str, float]
+
+
 def best(one: Record) -> float:
     """The best validation metric of a run."""
     return max(line[METRIC] for line in one.epochs)
@@ -93,7 +101,7 @@ def row(
 def rows_by_device(
     dataset: str,
     runs: Mapping[str, Mapping[int, Record]],
-    paces: Mapping[str, "Pace"],
+    paces: Mapping[str, Pace],
 ) -> dict[str, list[dict[str, Any]]]:
     """Rows of the runs of each device, the quickest method first.
 
@@ -111,14 +119,6 @@ def rows_by_device(
     for rows in found.values():
         rows.sort(key=lambda each: each.get("paced_s_to_100%", float("inf")))
     return found
-
-
-class Pace(NamedTuple):
-    """Of the methods in turn: the device, and by method the seconds of an epoch and
-    its validation."""
-
-    device: str
-    seconds: Mapping[str, float]
 
 
 def measured_pace(dataset: str, device: str, results: Path = measure.RESULTS) -> Pace:
