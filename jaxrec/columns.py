@@ -26,6 +26,8 @@ _NULLS = {"null", "none", "nil", "na", "n/a", "<na>", "nat", "undefined", "\\n"}
 # Ids that are text are stored as wide as the longest: above both, one is too long.
 _LONG_ID = 256  # characters
 _ID_BYTES = 1 << 30
+# Integers below that and twice the rows are numbered by a table of what is there.
+_NARROW = 1 << 16
 
 
 def pandas() -> Any:
@@ -141,7 +143,8 @@ def checked(
         is_bad_I = _is_missing(frame[ours])
         frame, origin = without(frame, is_bad_I, problem, origin, ledger)
         if ours in ("user", "item"):
-            _remark_on_ids(frame[ours], column, ledger)
+            ids = _checked_ids(frame[ours], column, ledger)
+            frame = pandas().DataFrame({**frame, ours: ids}, copy=False)
         if ours not in convert:
             continue
         values, is_bad_I, kind = convert[ours](frame[ours])
@@ -178,10 +181,14 @@ def known(ids: Series) -> Series:
     return ids[~_is_missing(ids)]
 
 
-def _remark_on_ids(ids: Series, column: str, ledger: Ledger) -> None:
-    """Remarks on ids that may be none: spellings of null."""
-    if pandas().api.types.is_numeric_dtype(ids):
-        return
+def _checked_ids(ids: Series, column: str, ledger: Ledger) -> Series:
+    """The ids, as categories where they are no numbers, so that texts are hashed once.
+
+    Remarks on ids that may be none: spellings of null.
+    """
+    pd = pandas()
+    if pd.api.types.is_numeric_dtype(ids):
+        return ids
     code_I, distinct = codes(ids)
     for n, text in enumerate(map(str, distinct)):
         if text.strip().lower() in _NULLS:
@@ -191,6 +198,9 @@ def _remark_on_ids(ids: Series, column: str, ledger: Ledger) -> None:
                 f"row{'s' * (count > 1)}: where it stands for no value, leave the "
                 "field empty (data.broken=skip drops and counts such rows)"
             )
+    if isinstance(ids.dtype, pd.CategoricalDtype):
+        return ids
+    return pd.Series(pd.Categorical.from_codes(code_I, distinct), ids.index)
 
 
 def integers_or_text(column: Series) -> Series:
@@ -213,8 +223,10 @@ def integers_or_text(column: Series) -> Series:
 
 
 def codes(column: Series) -> tuple[np.ndarray, Any]:
-    """Each row's id as 0..n-1, int64 [I], and the n ids, in the order of appearance."""
+    """Each row's id as 0..n-1, int64 [I], and the n ids, in any order."""
     pd = pandas()
+    if (counted := _counted_codes(column, np.int64)) is not None:
+        return counted
     try:
         code_I, ids = pd.factorize(column)
     except TypeError as error:  # such as lists
@@ -230,6 +242,24 @@ def codes(column: Series) -> tuple[np.ndarray, Any]:
     return code_I, ids
 
 
+def _counted_codes(column: Series, dtype: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """`codes` in that dtype, ids ascending, by a table of the integers to the largest.
+
+    Returns:
+      None where an id is no integer, or too large for such a table.
+    """
+    if not isinstance(column.dtype, np.dtype) or column.dtype.kind not in "iu":
+        return None
+    value_I = column.to_numpy()
+    least, most = value_I.min(initial=0), value_I.max(initial=0)
+    if least < 0 or most >= 2 * len(value_I) + _NARROW:
+        return None
+    is_there_W = np.zeros(int(most) + 1, bool)
+    is_there_W[value_I] = True
+    code_W = np.cumsum(is_there_W, dtype=dtype) - dtype(1)
+    return code_W[value_I], np.flatnonzero(is_there_W)
+
+
 def sorted_codes(column: Series) -> tuple[np.ndarray, np.ndarray]:
     """Each row's id as 0..n-1, int32 [I], and the n ids, ascending.
 
@@ -241,6 +271,8 @@ def sorted_codes(column: Series) -> tuple[np.ndarray, np.ndarray]:
       InputError: two ids with the same text, bytes that are no text, or so long an id
         that the table of ids would fill the memory.
     """
+    if (counted := _counted_codes(column, np.int32)) is not None:
+        return counted
     code_I, ids = codes(column)
     _check_length(ids, code_I, column)
     ids = _id_array(ids, column.name)
@@ -382,6 +414,8 @@ def _parsed(texts: Series) -> Series:
 
 def _is_numeric(values: Series) -> bool:
     pd = pandas()
+    if pd.api.types.is_numeric_dtype(values):
+        return not pd.api.types.is_bool_dtype(values)
     try:
         pd.to_numeric(values)
     except (TypeError, ValueError):
@@ -392,6 +426,8 @@ def _is_numeric(values: Series) -> bool:
 def _numbers(values: Series) -> Converted:
     """int64 or finite float64."""
     pd = pandas()
+    if values.dtype == np.int64:
+        return values, np.zeros(len(values), bool), "finite number"
     numbers = pd.to_numeric(values, errors="coerce")
     if pd.api.types.is_integer_dtype(numbers):
         if not len(numbers) or numbers.max() <= np.iinfo(np.int64).max:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec import ordering
 from jaxrec.errors import InputError
 
 
@@ -61,6 +62,14 @@ class Dataset:
         """Interactions of each user, int64 [U]."""
         return np.diff(self.offsets)
 
+    @functools.cached_property
+    def is_first_I(self) -> np.ndarray:
+        """Whether an interaction is the user's first with its item: bool [I]."""
+        user_I = np.repeat(np.arange(self.num_users), self.lengths)
+        is_first_I = ~ordering.is_repeat(user_I * (self.num_items + 1) + self.items)
+        is_first_I.flags.writeable = False  # shared by all who ask
+        return is_first_I
+
     def sha256(self) -> str:
         """Hash of offsets, items and both id tables: equal logs, equal hash."""
         return self._sha256
@@ -74,6 +83,16 @@ class Dataset:
             digest.update("\n".join(map(str, ids.tolist())).encode())
             digest.update(b"\0")
         return digest.hexdigest()
+
+
+def spans(first_N: np.ndarray, length_N: np.ndarray) -> np.ndarray:
+    """The indices of N runs, one after another: first, first + 1, ..., int64.
+
+    >>> spans(np.array([7, 0, 3]), np.array([2, 0, 3])).tolist()
+    [7, 8, 3, 4, 5]
+    """
+    before_N = np.cumsum(length_N) - length_N
+    return np.repeat(first_N - before_N, length_N) + np.arange(length_N.sum())
 
 
 def check_csr(items, offsets, num_users: int, num_items: int) -> None:
@@ -143,8 +162,10 @@ class Split:
 
     @functools.cached_property
     def _train_item_counts(self) -> np.ndarray:
-        kept = self.dataset.items[self.is_train_I]
-        counts = np.bincount(kept, minlength=self.dataset.num_items + 1)
+        items, num_rows = self.dataset.items, self.dataset.num_items + 1
+        rest = items[spans(self.train_end, self.dataset.offsets[1:] - self.train_end)]
+        counts = np.bincount(items, minlength=num_rows)
+        counts -= np.bincount(rest, minlength=num_rows)
         counts.flags.writeable = False  # shared by all who ask
         return counts
 

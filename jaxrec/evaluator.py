@@ -1,5 +1,6 @@
 """Ranks and metrics of a model on held-out rows."""
 
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -97,8 +98,11 @@ class Evaluator:
     ):
         self._encoder, self._split, self._log = encoder, split, log
         self._max_length, self._batch_size = max_length, batch_size
-        self._is_first_I = jnp.asarray(ranking.first_occurrence(split.dataset))
         self._programs: dict[tuple[int, int], jax.stages.Wrapped] = {}
+
+    @functools.cached_property
+    def _is_first_I(self) -> jax.Array:
+        return jnp.asarray(self._split.dataset.is_first_I)
 
     def cut(self, holdout: Holdout) -> Chunks:
         """The holdout's chunks, to be made once and ranked often."""

@@ -26,8 +26,9 @@ from jaxrec import (
     negatives,
     objectives,
     optim,
+    ordering,
 )
-from jaxrec.data import Split
+from jaxrec.data import Split, spans
 from jaxrec.errors import InputError
 from jaxrec.evaluator import Evaluator
 from jaxrec.objectives import Items, Objective
@@ -344,13 +345,8 @@ def check_negatives(split: Split, recipe: Recipe) -> None:
         offset_U = np.maximum(offset_U, end_U - recipe.max_length - extra)
     length_U = end_U - offset_U
     user_I = np.repeat(np.arange(dataset.num_users), length_U)
-    place_I = np.arange(length_U.sum()) - np.repeat(
-        np.cumsum(length_U) - length_U, length_U
-    )
-    item_I = dataset.items[offset_U[user_I] + place_I]
-    pair_I = np.unique(user_I * (dataset.num_items + 1) + item_I)
-    distinct_U = np.bincount(
-        pair_I // (dataset.num_items + 1), minlength=dataset.num_users
-    )
+    item_I = dataset.items[spans(offset_U, length_U)]
+    is_new_I = ~ordering.is_repeat(user_I * (dataset.num_items + 1) + item_I)
+    distinct_U = np.bincount(user_I[is_new_I], minlength=dataset.num_users)
     num_pool = int((split.train_item_counts() > 0).sum())
     negatives.check_enough(num_pool - distinct_U, dataset.user_ids, num_negatives)

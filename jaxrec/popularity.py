@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import ranking
-from jaxrec.data import Holdout, Split
+from jaxrec.data import Holdout, Split, spans
 from jaxrec.experiment import Experiment
 from jaxrec.ranking import Ranks
 
@@ -78,7 +77,6 @@ def _seen(
     """Of each row: items of its history that come as often as its target, at the least,
     and whether the target is one of them."""
     dataset = split.dataset
-    is_first_I = ranking.first_occurrence(dataset)
     start_N = dataset.offsets[holdout.user]
     length_N = holdout.end - start_N
     num_rows = len(start_N)
@@ -87,10 +85,10 @@ def _seen(
     for rows in np.split(np.arange(num_rows), np.flatnonzero(np.diff(part_N)) + 1):
         length_n = length_N[rows]
         row_H = np.repeat(rows, length_n)
-        before_n = np.cumsum(length_n) - length_n
-        index_H = np.arange(len(row_H)) + np.repeat(start_N[rows] - before_n, length_n)
+        index_H = spans(start_N[rows], length_n)
         item_H, target_H = dataset.items[index_H], holdout.target[row_H]
-        is_at_least_H = is_first_I[index_H] & (count_V[item_H] >= count_V[target_H])
+        is_at_least_H = count_V[item_H] >= count_V[target_H]
+        is_at_least_H &= dataset.is_first_I[index_H]
         at_least_N += np.bincount(row_H[is_at_least_H], minlength=num_rows)
         is_seen_N[row_H[item_H == target_H]] = True
     return at_least_N, is_seen_N

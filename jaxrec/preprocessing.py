@@ -9,8 +9,8 @@ number of rows that it removed; `build` runs them all.
 
 import numpy as np
 
-from jaxrec import columns, data
-from jaxrec.columns import DataFrame, pandas
+from jaxrec import columns, data, ordering
+from jaxrec.columns import DataFrame
 from jaxrec.errors import InputError
 from jaxrec.ledger import Ledger
 
@@ -60,7 +60,6 @@ def drop_duplicates(frame: DataFrame, policy: str) -> tuple[DataFrame, int]:
       frame: from `readers` or a filter.
       policy: "first" or "last" in time is kept; "keep" keeps every row.
     """
-    pd = pandas()
     if policy == "keep":
         return frame, 0
     if policy not in ("first", "last"):
@@ -68,11 +67,13 @@ def drop_duplicates(frame: DataFrame, policy: str) -> tuple[DataFrame, int]:
     user_I, _ = columns.codes(frame["user"])
     item_I, item_ids = columns.codes(frame["item"])
     pair_I = user_I * len(item_ids) + item_I
-    order_I = np.arange(len(frame))
-    if "timestamp" in frame:
-        order_I = np.argsort(frame["timestamp"].to_numpy(), kind="stable")
+    order_I = _order_in_time(_times(frame))
+    if order_I is None:
+        order_I = np.arange(len(frame))
+    if policy == "last":
+        order_I = order_I[::-1]
     is_kept_I = np.empty(len(frame), bool)
-    is_kept_I[order_I] = ~pd.Series(pair_I[order_I]).duplicated(keep=policy).to_numpy()
+    is_kept_I[order_I] = ~ordering.is_repeat(pair_I[order_I])
     return frame[is_kept_I], int((~is_kept_I).sum())
 
 
@@ -113,7 +114,7 @@ def encode(
     Datetimes are kept as seconds since 1970 UTC, int64 where all are whole, else
     float64: that rounds below a microsecond, but the order is made before.
 
-    >>> frame = pandas().DataFrame({"user": ["b", "a", "b"], "item": [7, 7, 5]})
+    >>> frame = columns.pandas().DataFrame({"user": ["b", "a", "b"], "item": [7, 7, 5]})
     >>> dataset = encode(frame)
     >>> dataset.items.tolist(), dataset.offsets.tolist()
     ([2, 2, 1], [0, 1, 3])
@@ -130,10 +131,11 @@ def encode(
         raise InputError(_nothing_left(name, report or {}))
     user_I, user_ids = columns.sorted_codes(frame["user"])
     item_I, item_ids = columns.sorted_codes(frame["item"])
-    time_I = frame["timestamp"].to_numpy() if "timestamp" in frame else None
-    order_I = _order(user_I, time_I, num_users=len(user_ids))
+    time_I = _times(frame)
+    item_I += 1  # 0 is padding
+    order_I = _order(user_I, time_I)
     return data.Dataset(
-        items=item_I[order_I] + np.int32(1),
+        items=item_I[order_I],
         offsets=np.append(0, np.cumsum(np.bincount(user_I, minlength=len(user_ids)))),
         user_ids=user_ids,
         item_ids=item_ids,
@@ -215,28 +217,38 @@ def _remark_on_times(dataset: data.Dataset) -> str:
     )
 
 
-def _order(
-    user_I: np.ndarray, time_I: np.ndarray | None, *, num_users: int
-) -> np.ndarray:
+def _times(frame: DataFrame) -> np.ndarray | None:
+    return frame["timestamp"].to_numpy() if "timestamp" in frame else None
+
+
+def _order(user_I: np.ndarray, time_I: np.ndarray | None) -> np.ndarray:
     """The stable order by user and time."""
-    if time_I is None:
-        return np.argsort(user_I, kind="stable")
-    if time_I.dtype.kind in "iM":
-        time_I = time_I.astype(np.int64)
-        start = int(time_I.min())
-        span = int(time_I.max()) - start + 1
-        if span * num_users < 2**63:
-            # One key instead of two sorts in less than half the time.
-            key_I = user_I * np.int64(span) + (time_I - start)
-            return np.argsort(key_I, kind="stable")
-    return np.lexsort((time_I, user_I))
+    order_I = _order_in_time(time_I)
+    if order_I is None:
+        return ordering.stable_order(user_I)
+    return order_I[ordering.stable_order(user_I[order_I])]
+
+
+def _order_in_time(time_I: np.ndarray | None) -> np.ndarray | None:
+    """The stable order by time; None if the rows have it, or no time is known."""
+    if time_I is None or (time_I[1:] >= time_I[:-1]).all():
+        return None
+    if time_I.dtype.kind == "M":
+        seconds_I = _seconds(time_I)  # most are whole: fewer bits to sort
+        is_whole = seconds_I.dtype.kind == "i"
+        time_I = seconds_I if is_whole else time_I.view(np.int64)
+    if time_I.dtype.kind == "f":
+        return np.argsort(time_I, kind="stable")
+    return ordering.stable_order(time_I)
 
 
 def _seconds(time_I: np.ndarray) -> np.ndarray:
     """Datetimes as seconds since 1970; numbers as they are."""
     if time_I.dtype.kind != "M":
         return time_I
-    whole_I = time_I.astype("datetime64[s]")
-    rest_I = (time_I - whole_I) / np.timedelta64(1, "s")
-    seconds_I = whole_I.view(np.int64)
-    return seconds_I + rest_I if rest_I.any() else seconds_I
+    tick = np.timedelta64(1, np.datetime_data(time_I.dtype))
+    ticks_a_second = int(np.timedelta64(1, "s") // tick)
+    if ticks_a_second == 1:
+        return time_I.view(np.int64)
+    seconds_I, rest_I = np.divmod(time_I.view(np.int64), ticks_a_second)
+    return seconds_I + rest_I / ticks_a_second if rest_I.any() else seconds_I

@@ -19,11 +19,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxrec import batches
 from jaxrec.batches import Log
-from jaxrec.data import Dataset
 
 Array = jax.Array
 
@@ -63,21 +61,11 @@ class Seen(NamedTuple):
     is_valid_H: Array
 
 
-def first_occurrence(dataset: Dataset) -> np.ndarray:
-    """Whether an interaction is the user's first with its item: bool [I]."""
-    user_I = np.repeat(np.arange(dataset.num_users), dataset.lengths)
-    pair_I = user_I * (dataset.num_items + 1) + dataset.items
-    order_I = np.argsort(pair_I, kind="stable")
-    is_first_I = np.ones(len(pair_I), bool)
-    is_first_I[order_I[1:]] = np.diff(pair_I[order_I]) != 0
-    return is_first_I
-
-
 def seen_items(log: Log, is_first_I: Array, rows: Rows, *, capacity: int) -> Seen:
     """The histories of the rows as one flat list of static length.
 
     Args:
-      is_first_I: bool, see `first_occurrence`: repeats must not be counted twice.
+      is_first_I: bool, see `Dataset.is_first_I`: repeats must not be counted twice.
       capacity: H, at least the number of interactions in all histories.
     """
     length_B = rows.end_B - rows.start_B

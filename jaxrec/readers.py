@@ -151,8 +151,12 @@ def as_frame(
     names = columns.require(names, header, "the frame", optional)
     if frame.empty:
         raise NoRows("the frame")
-    frame = frame.iloc[:, [header.index(column) for column in names.values()]]
-    frame = frame.reset_index(drop=True).set_axis(list(names), axis=1)
+    # The caller's own arrays: nothing here writes to a column.
+    arrays = {
+        ours: frame.iloc[:, header.index(column)].array
+        for ours, column in names.items()
+    }
+    frame = pd.DataFrame(arrays, copy=False)
     frame = columns.checked(frame, names, Origin("", "row"), ledger)
     ledger.check(len(frame), "the frame")
     return frame

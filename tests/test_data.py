@@ -32,6 +32,24 @@ def test_sizes():
     assert log.lengths.tolist() == [2, 3, 1, 5, 4]
 
 
+def test_first_occurrences_equal_a_loop():
+    rng = np.random.default_rng(5)
+    histories = [rng.integers(1, 5, rng.integers(0, 9)).tolist() for _ in range(50)]
+    log = dataset(histories)
+    expected = [item not in h[:n] for h in histories for n, item in enumerate(h)]
+    assert log.is_first_I.tolist() == expected and not all(expected)
+    with pytest.raises(ValueError, match="read-only"):
+        log.is_first_I[0] = False
+
+
+def test_spans_equal_a_loop():
+    rng = np.random.default_rng(6)
+    first_N, length_N = rng.integers(0, 99, 40), rng.integers(0, 4, 40)
+    expected = [f + k for f, n in zip(first_N, length_N, strict=True) for k in range(n)]
+    assert data.spans(first_N, length_N).tolist() == expected
+    assert data.spans(first_N[:0], length_N[:0]).tolist() == []
+
+
 def test_leave_one_out_equals_a_loop():
     rng = np.random.default_rng(0)
     histories = [rng.integers(1, 9, rng.integers(0, 8)).tolist() for _ in range(200)]

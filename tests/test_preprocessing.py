@@ -170,6 +170,24 @@ def test_encode_equals_a_loop(scale, seed):
         assert log.timestamps.tolist() == [time for _, time in flat]
 
 
+@pytest.mark.parametrize(
+    "unit, ticks, step_s",
+    [("s", 1, 1), ("us", 250_000, 0.25), ("ns", 250_000_000, 0.25), ("ns", 10, 1e-8)],
+)
+def test_datetimes_are_ordered_before_they_are_seconds(unit, ticks, step_s):
+    """A float64 of seconds since 1970 is too coarse for steps of 10 ns."""
+    order = np.random.default_rng(0).permutation(400)
+    since = np.datetime64("2026-01-01", unit)
+    times = since + order * np.timedelta64(ticks, unit)
+    frame = pd.DataFrame({"user": 1, "item": order, "timestamp": times})
+    log = preprocessing.encode(frame)
+    assert log.items.tolist() == [*range(1, 401)]
+    assert log.timestamps.dtype == (np.int64 if step_s == 1 else np.float64)
+    since_s = int(since.astype("datetime64[s]").astype(np.int64))
+    expected = step_s * np.arange(400)
+    np.testing.assert_allclose(log.timestamps - since_s, expected, atol=5e-7)
+
+
 @pytest.mark.parametrize("scale", [1, 1.0])
 def test_equal_times_keep_the_order_of_the_rows(scale):
     items = np.random.default_rng(0).permutation(1000)
@@ -209,6 +227,40 @@ def test_kinds_of_ids(ids):
     log = preprocessing.encode(readers.as_frame(frame))
     assert log.user_ids.tolist() == sorted(pd.Series(ids).tolist())
     assert log.user_ids.dtype.kind in "iuU"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "int64", "uint64"])
+@pytest.mark.parametrize("largest", [120, 70_000, 2**50])
+def test_integers_are_numbered_by_value(dtype, largest):
+    """By a table of all integers up to the largest, or where it is large by hashing."""
+    rng = np.random.default_rng(0)
+    largest = min(largest, np.iinfo(dtype).max)
+    pool = np.append(rng.choice(min(largest, 10**6), 40, replace=False), largest)
+    ids = rng.permutation(np.append(pool, rng.choice(pool, 200))).astype(dtype)
+    column = pd.Series(ids)
+    expected, expected_I = np.unique(ids, return_inverse=True)
+    code_I, distinct = columns.sorted_codes(column)
+    assert code_I.dtype == np.int32 and distinct.dtype == np.int64
+    assert distinct.tolist() == expected.tolist()
+    assert code_I.tolist() == expected_I.tolist()
+    code_I, distinct = columns.codes(column)
+    assert code_I.dtype == np.int64
+    assert np.asarray(distinct)[code_I].tolist() == ids.tolist()
+    assert len(set(distinct.tolist())) == len(expected)
+    assert column.tolist() == ids.tolist()
+
+
+def test_a_table_in_memory_stays_what_it_was():
+    """Its columns are used where they are, so nothing may write to them."""
+    frame = random_log(0).assign(item=lambda x: x["item"].str[1:].astype(int))
+    before = frame.copy(deep=True)
+    for duplicates in ("keep", "first", "last"):
+        table = readers.as_frame(frame, rating="rating")
+        filters = {"min_rating": 2, "duplicates": duplicates, "min_item": 3}
+        log = preprocessing.build(table, **filters)
+        assert log.num_interactions > 0
+        pd.testing.assert_frame_equal(frame, before)
+    assert np.shares_memory(table["timestamp"], frame["timestamp"])
 
 
 UUIDS = [uuid.UUID(int=n) for n in (2**100, 3)]

@@ -76,7 +76,7 @@ class Case:
         filled = (np.pad(x, (0, num_fillers)) for x in (start, end, self.targets))
         return (
             batches.log_on_device(self.dataset),
-            jnp.asarray(ranking.first_occurrence(self.dataset)),
+            jnp.asarray(self.dataset.is_first_I),
             Rows(*(x.astype(np.int32) for x in filled), slot_B=None),
         )
 
@@ -208,15 +208,6 @@ def test_scores_that_are_not_finite_are_told_by_row(value, cuts):
     assert not is_finite_B.any()
 
 
-def test_first_occurrence_equals_a_loop():
-    rng = np.random.default_rng(5)
-    logs = [rng.integers(1, 5, rng.integers(0, 9)).tolist() for _ in range(50)]
-    expected = [item not in log[:i] for log in logs for i, item in enumerate(log)]
-    np.testing.assert_array_equal(
-        ranking.first_occurrence(dataset_of(logs, 4)), expected
-    )
-
-
 @pytest.mark.parametrize("spare", [0, 3])
 def test_seen_items_are_the_distinct_items_of_each_history(spare):
     seen_items = jax.jit(ranking.seen_items, static_argnames="capacity")
@@ -309,7 +300,7 @@ def ranked_on_8_devices(split, encoder, params, **cuts) -> list[Ranks]:
         **cuts,
     )
     log = batches.log_on_device(split.dataset)
-    is_first_I = jnp.asarray(ranking.first_occurrence(split.dataset))
+    is_first_I = jnp.asarray(split.dataset.is_first_I)
     results = []
     for driver in (by_jit, by_pmap, by_shard_map):
         ranks_and_finite = driver(step, params, log, is_first_I, chunks.rows)
