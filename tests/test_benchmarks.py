@@ -247,6 +247,7 @@ def test_row():
         for setting, mb, times in (
             (AS_INSTALLED, 150, (8.0, 16.0)),
             (KEEPS_MEMORY, 300, (4.0, 6.0)),
+            (bench.COMPILED, 400, (3.0, 5.0)),
         )
         for r, s in enumerate(times)
     ]
@@ -263,15 +264,22 @@ def test_row():
         "compile_s": 4.0,
     }
     found = peers.row("beauty", method, "paper", theirs, ours)
-    assert found["setting"] == "memory kept"
-    assert found["seconds_per_epoch"] == 50.0
-    assert found["time_ratio"] == 3.5  # 4 / 1 and 6 / 2
-    assert found["time_ratio_range"] == [3.0, 4.0]
+    assert found["setting"] == "memory kept, torch.compile"
+    assert found["seconds_per_epoch"] == 40.0
+    assert found["time_ratio"] == 2.75  # 3 / 1 and 5 / 2
+    assert found["time_ratio_range"] == [2.5, 3.0]
     assert found["time_ratio_as_installed"] == 8.0
+    assert found["time_ratio_not_compiled"] == 3.5  # 4 / 1 and 6 / 2
     assert found["peak_mb"] == 150 and found["memory_ratio"] == 3.0
     assert found["time_bar"] == 10.0 and not found["time_bar_met"]
     assert found["memory_bar"] == 3.0 and found["memory_bar_met"]
-    assert found["time_ratio_of_settings"] == {"as installed": 8.0, "memory kept": 3.5}
+    assert found["time_ratio_of_settings"] == {
+        "as installed": 8.0,
+        "memory kept": 3.5,
+        "memory kept, torch.compile": 2.75,
+    }
+    compiled = peers.row("beauty", method, "paper", theirs[4:], ours)
+    assert compiled["time_ratio_not_compiled"] is None
 
 
 def test_a_bar_is_not_met_by_rounding():

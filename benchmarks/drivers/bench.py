@@ -22,7 +22,7 @@ TITLES = {
 }
 
 
-_BFLOAT16 = ("--dtype", "bfloat16")
+_BFLOAT16, _COMPILE = ("--dtype", "bfloat16"), ("--compile",)
 
 
 class Setting(NamedTuple):
@@ -36,6 +36,11 @@ class Setting(NamedTuple):
     def is_float32(self) -> bool:
         """What it multiplies; see --dtype in drivers/protocol.py."""
         return _BFLOAT16[-1] not in self.arguments
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the training step goes through torch.compile, which no peer does."""
+        return _COMPILE[0] in self.arguments
 
 
 AS_INSTALLED = Setting("as installed")
@@ -56,13 +61,19 @@ MIXED = Setting("memory kept, bf16-mixed", _BFLOAT16, KEEP)
 MIXED_LOADERS = Setting(
     "memory kept, 2 loaders, bf16-mixed", (*_BFLOAT16, *LOADERS.arguments), KEEP
 )
-# torch.compile, and float32 factors that are multiplied in bfloat16, are options of the
-# drivers, and no faster: LOG.md.
+# torch.compile of the training step: no option of theirs, but a Lightning callback does
+# it. (Float32 factors multiplied in bfloat16, --matmul, are no faster: LOG.md.)
+COMPILED = Setting("memory kept, torch.compile", _COMPILE, KEEP)
+MIXED_COMPILED = Setting(
+    "memory kept, torch.compile, bf16-mixed", (*_BFLOAT16, *_COMPILE), KEEP
+)
+_IN_FLOAT32 = (AS_INSTALLED, KEEPS_MEMORY)
+_LIGHTNING = (*_IN_FLOAT32, LOADERS, COMPILED, MIXED, MIXED_LOADERS, MIXED_COMPILED)
 SETTINGS = {
     OURS: (AS_INSTALLED, OUR_BFLOAT16),
-    "rectools": (AS_INSTALLED, KEEPS_MEMORY, LOADERS, MIXED, MIXED_LOADERS),
-    "paper": (AS_INSTALLED, KEEPS_MEMORY, LOADERS, MIXED, MIXED_LOADERS),
-    "replay": (AS_INSTALLED, KEEPS_MEMORY, BUCKETS, MIXED),
+    "rectools": _LIGHTNING,
+    "paper": _LIGHTNING,
+    "replay": (*_IN_FLOAT32, BUCKETS, COMPILED, MIXED),
 }
 
 

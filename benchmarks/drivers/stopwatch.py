@@ -69,6 +69,7 @@ class Compiler(pl.Callback):
     """Sends the training step through torch.compile, for batches of any length."""
 
     def on_fit_start(self, trainer, pl_module):
+        pl_module.log = torch.compiler.disable(pl_module.log)  # cannot be traced
         pl_module.training_step = torch.compile(pl_module.training_step, dynamic=True)
 
 
