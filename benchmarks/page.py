@@ -78,9 +78,11 @@ ABOUT = {
 Training at the paper's shapes, on the CPU, beside RecTools, RePlay and the paper's own
 code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
-torch.compile, and PyTorch's float32 matmuls in bfloat16, were tried apart, for one
-round of the paper's code with full cross-entropy on ML-1M, and were no faster than the
-settings below; there is no record of it but [LOG.md](LOG.md).
+No peer has torch.compile as an option: a callback of ours sends the training step
+through it, and "not compiled" is the ratio without. It is among the settings of the
+record on the processor without AMX, not of those before. PyTorch's float32 matmuls in
+bfloat16 were tried apart, for one round of the paper's code with full cross-entropy on
+ML-1M, and were no faster than bf16-mixed ([LOG.md](LOG.md)).
 
 The environments of the peers, as they were made for the records:
 
