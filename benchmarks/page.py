@@ -80,9 +80,12 @@ code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
 No peer has torch.compile as an option: a callback of ours sends the training step
 through it, and "not compiled" is the ratio without. It is among the settings of the
-record on the processor without AMX, not of those before. PyTorch's float32 matmuls in
-bfloat16 were tried apart, for one round of the paper's code with full cross-entropy on
-ML-1M, and were no faster than bf16-mixed ([LOG.md](LOG.md)).
+records on the processor without AMX, of one round, not of those before. (The paper's
+code is compiled anew for every length of window: on Beauty in float32 most of the steps
+that were measured compiled, 284 times ours; steps that did not took as long as
+uncompiled ones.) PyTorch's float32 matmuls in bfloat16 were tried apart, for one round
+of the paper's code with full cross-entropy on ML-1M, and were no faster than bf16-mixed
+([LOG.md](LOG.md)).
 
 The environments of the peers, as they were made for the records:
 
@@ -233,12 +236,21 @@ def barred(row: Mapping[str, Any]) -> list[dict[str, str]]:
             {
                 "of": f"{texts}: {of.replace('_', ' ')}",
                 "measured": cell(of, row[of]) or "",
-                "range": cell("spread", row.get(f"{of}_range")) or "",
+                "range": shown_range(row.get(f"{of}_range")),
                 "bar": cell(bar, row[bar]) or "",
                 "met": "yes" if row[met] else "**no**",
             }
         )
     return found
+
+
+def shown_range(ends: Sequence[float] | None) -> str:
+    """Of several rounds; of one there is none.
+
+    >>> shown_range([3, 4]), shown_range([3, 3]), shown_range(None)
+    ('3 to 4', '', '')
+    """
+    return (cell("spread", ends) or "") if ends and ends[0] != ends[1] else ""
 
 
 def where(one: Record, root: Path) -> str:

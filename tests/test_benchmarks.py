@@ -278,8 +278,26 @@ def test_row():
         "memory kept": 3.5,
         "memory kept, torch.compile": 2.75,
     }
+    assert found["peak_mb_of_settings"] == {
+        "as installed": 150,
+        "memory kept": 300,
+        "memory kept, torch.compile": 400,
+    }
     compiled = peers.row("beauty", method, "paper", theirs[4:], ours)
     assert compiled["time_ratio_not_compiled"] is None
+
+
+@pytest.mark.parametrize("system", bench.SETTINGS)
+def test_settings_are_what_they_are_called(system):
+    task = "--dataset x --data x --method bert4rec --max-length 9 --width 8"
+    needed = [*task.split(), "--steps", "1", "--seconds", "1"]
+    for setting in bench.SETTINGS[system]:
+        flags = protocol.parse([*needed, *setting.arguments])
+        assert flags.compile == setting.is_compiled == ("compile" in setting.name)
+        is_bfloat16 = flags.dtype == "bfloat16"
+        assert is_bfloat16 == (not setting.is_float32) == ("bf" in setting.name)
+        assert (flags.workers == 2) == ("2 loaders" in setting.name)
+        assert bool(setting.variables) == ("memory kept" in setting.name)
 
 
 def test_a_bar_is_not_met_by_rounding():

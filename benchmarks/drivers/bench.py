@@ -62,17 +62,16 @@ MIXED_LOADERS = Setting(
     "memory kept, 2 loaders, bf16-mixed", (*_BFLOAT16, *LOADERS.arguments), KEEP
 )
 # torch.compile of the training step: no option of theirs, but a Lightning callback does
-# it. The paper's code it compiles anew for every length of window, to no gain; and
-# float32 factors multiplied in bfloat16, --matmul, are no faster: LOG.md.
+# it. (Float32 factors multiplied in bfloat16, --matmul, are no faster: LOG.md.)
 COMPILED = Setting("memory kept, torch.compile", _COMPILE, KEEP)
 MIXED_COMPILED = Setting(
     "memory kept, torch.compile, bf16-mixed", (*_BFLOAT16, *_COMPILE), KEEP
 )
 _IN_FLOAT32 = (AS_INSTALLED, KEEPS_MEMORY)
-_LIGHTNING = (*_IN_FLOAT32, LOADERS, MIXED, MIXED_LOADERS)
+_LIGHTNING = (*_IN_FLOAT32, LOADERS, COMPILED, MIXED, MIXED_LOADERS, MIXED_COMPILED)
 SETTINGS = {
     OURS: (AS_INSTALLED, OUR_BFLOAT16),
-    "rectools": (*_LIGHTNING, COMPILED, MIXED_COMPILED),
+    "rectools": _LIGHTNING,
     "paper": _LIGHTNING,
     "replay": (*_IN_FLOAT32, BUCKETS, COMPILED, MIXED),
 }
