@@ -182,7 +182,7 @@ def known(ids: Series) -> Series:
 
 
 def _checked_ids(ids: Series, column: str, ledger: Ledger) -> Series:
-    """The ids, as categories where they are no numbers, so that texts are hashed once.
+    """The ids, as categories where they are texts, which are hashed only once so.
 
     Remarks on ids that may be none: spellings of null.
     """
@@ -190,7 +190,8 @@ def _checked_ids(ids: Series, column: str, ledger: Ledger) -> Series:
     if pd.api.types.is_numeric_dtype(ids):
         return ids
     code_I, distinct = codes(ids)
-    for n, text in enumerate(map(str, distinct)):
+    distinct_N = distinct.tolist()
+    for n, text in enumerate(map(str, distinct_N)):
         if text.strip().lower() in _NULLS:
             count = int((code_I == n).sum())
             ledger.remark(
@@ -198,7 +199,8 @@ def _checked_ids(ids: Series, column: str, ledger: Ledger) -> Series:
                 f"row{'s' * (count > 1)}: where it stands for no value, leave the "
                 "field empty (data.broken=skip drops and counts such rows)"
             )
-    if isinstance(ids.dtype, pd.CategoricalDtype):
+    is_text = all(isinstance(x, str) for x in distinct_N)
+    if isinstance(ids.dtype, pd.CategoricalDtype) or not is_text:
         return ids
     return pd.Series(pd.Categorical.from_codes(code_I, distinct), ids.index)
 

@@ -151,12 +151,12 @@ def as_frame(
     names = columns.require(names, header, "the frame", optional)
     if frame.empty:
         raise NoRows("the frame")
-    # The caller's own arrays: nothing here writes to a column.
-    arrays = {
-        ours: frame.iloc[:, header.index(column)].array
+    # One by one: pandas 3 copies a column when it is written to, but several at once.
+    series = {
+        ours: frame.iloc[:, header.index(column)].reset_index(drop=True)
         for ours, column in names.items()
     }
-    frame = pd.DataFrame(arrays, copy=False)
+    frame = pd.DataFrame(series, copy=False)
     frame = columns.checked(frame, names, Origin("", "row"), ledger)
     ledger.check(len(frame), "the frame")
     return frame

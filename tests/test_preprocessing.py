@@ -10,6 +10,8 @@ import pytest
 from jaxrec import columns, preprocessing, readers
 from jaxrec.errors import InputError
 
+UUID_1, UUID_2 = uuid.UUID(int=3), uuid.UUID(int=2**100)
+
 
 def rows(frame) -> list[tuple]:
     return list(frame.itertuples(index=False, name=None))
@@ -243,6 +245,8 @@ def test_integers_are_numbered_by_value(dtype, largest):
     assert code_I.dtype == np.int32 and distinct.dtype == np.int64
     assert distinct.tolist() == expected.tolist()
     assert code_I.tolist() == expected_I.tolist()
+    by_table = columns._counted_codes(column, np.int32)
+    assert (by_table is None) == (largest > columns._NARROW + 2 * len(ids))
     code_I, distinct = columns.codes(column)
     assert code_I.dtype == np.int64
     assert np.asarray(distinct)[code_I].tolist() == ids.tolist()
@@ -251,7 +255,7 @@ def test_integers_are_numbered_by_value(dtype, largest):
 
 
 def test_a_table_in_memory_stays_what_it_was():
-    """Its columns are used where they are, so nothing may write to them."""
+    """Pandas 3 shares its columns until one of both is written to."""
     frame = random_log(0).assign(item=lambda x: x["item"].str[1:].astype(int))
     before = frame.copy(deep=True)
     for duplicates in ("keep", "first", "last"):
@@ -260,10 +264,41 @@ def test_a_table_in_memory_stays_what_it_was():
         log = preprocessing.build(table, **filters)
         assert log.num_interactions > 0
         pd.testing.assert_frame_equal(frame, before)
-    assert np.shares_memory(table["timestamp"], frame["timestamp"])
+    is_shared = np.shares_memory(table["timestamp"], frame["timestamp"])
+    assert is_shared == (int(pd.__version__.partition(".")[0]) >= 3)
+    table.loc[0, "timestamp"] = -1
+    pd.testing.assert_frame_equal(frame, before)
+    table = readers.as_frame(frame)
+    frame.loc[0, "timestamp"] = -1
+    assert table["timestamp"].tolist() == before["timestamp"].tolist()
 
 
-UUIDS = [uuid.UUID(int=n) for n in (2**100, 3)]
+@pytest.mark.parametrize("dtype", [object, "str", "string", "category"])
+def test_texts_become_categories(dtype):
+    ids = pd.Series(["b", "a", "b"]).astype(dtype)
+    frame = readers.as_frame(pd.DataFrame({"user": ids, "item": 1}), time="")
+    assert isinstance(frame["user"].dtype, pd.CategoricalDtype)
+    assert frame["user"].tolist() == ["b", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    "ids, expected",
+    [
+        # Equal, and of different texts: what is left is spelled as it was.
+        ([1.0, 1, 1, 2, 2], [1, 2]),
+        ([True, 1, 1, 2, 2], [1, 2]),
+        ([UUID_2, UUID_1, UUID_1, UUID_2, UUID_2], [str(UUID_1), str(UUID_2)]),
+        (["\ud800", "b", "b", "a", "a"], ["a", "b"]),  # no UTF-8, which Arrow wants
+    ],
+)
+def test_ids_of_a_row_that_is_left_out_leave_no_trace(ids, expected):
+    users = pd.Series(ids, dtype=object)
+    frame = pd.DataFrame({"user": users, "item": [9, 8, 8, 8, 8]})
+    log = preprocessing.build(readers.as_frame(frame, time=""), min_item=2)
+    assert log.user_ids.tolist() == expected
+
+
+UUIDS = [UUID_2, UUID_1]
 
 
 @pytest.mark.parametrize(
