@@ -80,7 +80,8 @@ def read(
 
     Returns:
       DataFrame[user, item, timestamp, rating, event], the last three where asked for
-      and known. Times are int64 or float64 as given, or datetime64 in UTC.
+      and known. Ids that are texts are categories. Times are int64 or float64 as
+      given, or datetime64 in UTC.
 
     Raises:
       InputError: no such file, format or column; no rows; or a broken row: it names
@@ -128,6 +129,9 @@ def as_frame(
       source: a pandas DataFrame, anything that offers an Arrow stream (Polars, DuckDB,
         PyArrow: `__arrow_c_stream__`) or the older `__dataframe__`.
       user, item, time, rating, event, optional, ledger: as in `read`.
+
+    Returns:
+      What `read` returns. To write to it does not change the source.
 
     Raises:
       InputError: not a table, no such column, no rows, or a broken row: it names the
