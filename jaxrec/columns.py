@@ -226,11 +226,15 @@ def integers_or_text(column: Series) -> Series:
 
 def codes(column: Series) -> tuple[np.ndarray, Any]:
     """Each row's id as 0..n-1, int64 [I], and the n ids, in any order."""
-    pd = pandas()
     if (counted := _counted_codes(column, np.int64)) is not None:
         return counted
+    return _hashed_codes(column)
+
+
+def _hashed_codes(column: Series) -> tuple[np.ndarray, Any]:
+    """`codes` of ids of any type, in the order of appearance."""
     try:
-        code_I, ids = pd.factorize(column)
+        code_I, ids = pandas().factorize(column)
     except TypeError as error:  # such as lists
         raise InputError(
             f"column {column.name!r} holds values that are no ids: {error}. Convert "
@@ -275,7 +279,7 @@ def sorted_codes(column: Series) -> tuple[np.ndarray, np.ndarray]:
     """
     if (counted := _counted_codes(column, np.int32)) is not None:
         return counted
-    code_I, ids = codes(column)
+    code_I, ids = _hashed_codes(column)
     _check_length(ids, code_I, column)
     ids = _id_array(ids, column.name)
     order = np.argsort(ids, kind="stable")
