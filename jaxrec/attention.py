@@ -4,9 +4,11 @@
 
 Autodiff would keep the scores, the probabilities and the mask of the dropout, and pass
 over each of them again and again; on a CPU those passes cost more than the matmuls.
-Here one array is kept, the probabilities, negative where they were dropped, and the
-softmax is undone with sum_m p dp = <out, dout>, as FlashAttention does it. Causal
-attention is cut into blocks of queries that never look at the keys after them.
+Here the exponentials are kept, before and after the dropout, and nothing else of that
+size is written: a query's normaliser divides its row of the output, and of the output's
+gradient. The softmax is undone with sum_m p dp = <out, dout>, as FlashAttention does
+it. Causal attention is cut into blocks of queries that never look at the keys after
+them.
 """
 
 import functools
@@ -99,27 +101,38 @@ def _attend(query_RHTK, key_RHMK, value_RHMK, mask_R1TM, dropout_key, rate: floa
 
 
 def _forward(query_RHTK, key_RHMK, value_RHMK, mask_R1TM, dropout_key, rate: float):
+    dtype = value_RHMK.dtype
     score_RHTM = _dot("rhtk,rhmk->rhtm", query_RHTK, key_RHMK)
     score_RHTM = jnp.where(mask_R1TM, score_RHTM, jnp.finfo(jnp.float32).min)
-    signed_RHTM = jax.nn.softmax(score_RHTM, axis=-1).astype(value_RHMK.dtype)
-    if rate > 0:
-        keep_RHTM = dropout.keep_mask(dropout_key, signed_RHTM.shape, rate)
-        signed_RHTM = jnp.where(keep_RHTM, signed_RHTM, -signed_RHTM)
+    exp_RHTM = jnp.exp(score_RHTM - score_RHTM.max(axis=-1, keepdims=True))
     # A barrier, here and below: XLA would compute an operand of two matmuls twice.
-    signed_RHTM = jax.lax.optimization_barrier(signed_RHTM)
-    out_RHTK = _dot("rhtm,rhmk->rhtk", _kept(signed_RHTM, rate), value_RHMK)
-    out_RHTK = out_RHTK.astype(value_RHMK.dtype)
-    return out_RHTK, (query_RHTK, key_RHMK, value_RHMK, signed_RHTM, out_RHTK)
+    exp_RHTM = jax.lax.optimization_barrier(exp_RHTM.astype(dtype))
+    kept_RHTM = exp_RHTM
+    if rate > 0:
+        keep_RHTM = dropout.keep_mask(dropout_key, exp_RHTM.shape, rate)
+        kept_RHTM = jnp.where(keep_RHTM, exp_RHTM, jnp.zeros((), dtype))
+        kept_RHTM = jax.lax.optimization_barrier(kept_RHTM)
+    # The sum is of the rounded exponentials, so that the probabilities sum to one.
+    share_RHT1 = 1 / exp_RHTM.sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    share_RHT1 = jax.lax.optimization_barrier(share_RHT1)
+    out_RHTK = _dot("rhtm,rhmk->rhtk", kept_RHTM, value_RHMK)
+    out_RHTK = (out_RHTK * (dropout.keep_scale(rate) * share_RHT1)).astype(dtype)
+    saved = query_RHTK, key_RHMK, value_RHMK, exp_RHTM, kept_RHTM, share_RHT1, out_RHTK
+    return out_RHTK, saved
 
 
 def _backward(rate: float, saved, grad_RHTK):
-    query_RHTK, key_RHMK, value_RHMK, signed_RHTM, out_RHTK = saved
+    query_RHTK, key_RHMK, value_RHMK, exp_RHTM, kept_RHTM, share_RHT1, out_RHTK = saved
     dtype = value_RHMK.dtype
-    kept_RHTM = _kept(signed_RHTM, rate)
+    # What a query's exponentials are divided by divides the gradient of its output.
+    grad_RHTK = grad_RHTK.astype(jnp.float32) * share_RHT1
+    mean_RHT1 = (grad_RHTK * out_RHTK).sum(axis=-1, keepdims=True)
+    grad_RHTK = jax.lax.optimization_barrier(
+        (dropout.keep_scale(rate) * grad_RHTK).astype(dtype)
+    )
     value_grad_RHMK = _dot("rhtm,rhtk->rhmk", kept_RHTM, grad_RHTK)
     kept_grad_RHTM = _dot("rhtk,rhmk->rhtm", grad_RHTK, value_RHMK)
-    mean_RHT1 = (grad_RHTK.astype(jnp.float32) * out_RHTK).sum(axis=-1, keepdims=True)
-    score_grad_RHTM = kept_RHTM * kept_grad_RHTM - jnp.abs(signed_RHTM) * mean_RHT1
+    score_grad_RHTM = kept_RHTM * kept_grad_RHTM - exp_RHTM * mean_RHT1
     score_grad_RHTM = jax.lax.optimization_barrier(score_grad_RHTM.astype(dtype))
     query_grad_RHTK = _dot("rhtm,rhmk->rhtk", score_grad_RHTM, key_RHMK)
     key_grad_RHMK = _dot("rhtm,rhtk->rhmk", score_grad_RHTM, query_RHTK)
@@ -133,14 +146,6 @@ def _backward(rate: float, saved, grad_RHTK):
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _kept(signed_RHTM: Array, rate: float) -> Array:
-    """The probabilities after dropout, from those that carry it in their sign."""
-    if rate == 0:
-        return signed_RHTM
-    scale = jnp.asarray(dropout.keep_scale(rate), signed_RHTM.dtype)
-    return jnp.maximum(signed_RHTM, 0) * scale
 
 
 def _dot(spec: str, a: Array, b: Array) -> Any:

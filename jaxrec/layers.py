@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from jaxrec import attention, dropout
 from jaxrec.errors import InputError
+from jaxrec.layer_norm import layer_norm
 
 PAD = 0
 EMBEDDING_STDDEV = 0.02
@@ -87,12 +88,31 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        width = x.shape[-1]
-        kernel_DF = self.param("kernel", self.kernel_init, (width, self.features))
-        bias_F = self.param("bias", self.bias_init, (self.features,))
-        x_ND = x.reshape(-1, width).astype(self.dtype)
-        y_NF = affine(x_ND, kernel_DF.astype(self.dtype), bias_F.astype(self.dtype))
-        return y_NF.reshape(*x.shape[:-1], self.features)
+        return _projected(x, *_weights(self, x.shape[-1]), self.dtype)
+
+
+class Weights(nn.Module):
+    """The kernel [D, F] and the bias [F] of a `Dense`, for who joins several."""
+
+    features: int
+    kernel_init: Initializer = nn.initializers.normal(EMBEDDING_STDDEV)
+    bias_init: Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, width: int) -> tuple[Array, Array]:
+        return _weights(self, width)
+
+
+def _weights(module: Dense | Weights, width: int) -> tuple[Array, Array]:
+    kernel_DF = module.param("kernel", module.kernel_init, (width, module.features))
+    return kernel_DF, module.param("bias", module.bias_init, (module.features,))
+
+
+def _projected(x: Array, kernel_DF: Array, bias_F: Array, dtype: Any) -> Array:
+    """`affine` over the last axis, in the dtype."""
+    x_ND = x.reshape(-1, x.shape[-1]).astype(dtype)
+    y_NF = affine(x_ND, kernel_DF.astype(dtype), bias_F.astype(dtype))
+    return y_NF.reshape(*x.shape[:-1], len(bias_F))
 
 
 class Attention(nn.Module):
@@ -124,15 +144,34 @@ class Attention(nn.Module):
             )
         heads = (self.num_heads, width // self.num_heads)
 
-        def project(name: str, x_RTD: Array) -> Array:
-            dense = Dense(width, self.dtype, self.projection_init, name=name)
-            return dense(x_RTD).reshape(*x_RTD.shape[:-1], *heads)
+        def project(x_RTD: Array, *names: str) -> list[Array]:
+            """What is projected from the same x is one matmul."""
+            kernels, biases = zip(
+                *(
+                    Weights(width, self.projection_init, name=name)(width)
+                    for name in names
+                ),
+                strict=True,
+            )
+            y_RTF = _projected(
+                x_RTD,
+                jnp.concatenate(kernels, axis=1),
+                jnp.concatenate(biases),
+                self.dtype,
+            )
+            y_RTPHK = y_RTF.reshape(*x_RTD.shape[:-1], len(names), *heads)
+            return [y_RTPHK[:, :, i] for i in range(len(names))]
 
+        if query_RTD is memory_RTD:
+            query, key, value = project(query_RTD, "query", "key", "value")
+        else:
+            (query,) = project(query_RTD, "query")
+            key, value = project(memory_RTD, "key", "value")
         has_dropout = train and self.dropout > 0
         mixed_RTHK = attention.attend(
-            project("query", query_RTD),
-            project("key", memory_RTD),
-            project("value", memory_RTD),
+            query,
+            key,
+            value,
             segment_RT,
             is_causal=self.is_causal,
             rate=self.dropout,
@@ -142,17 +181,34 @@ class Attention(nn.Module):
         return output(mixed_RTHK.reshape(query_RTD.shape))
 
 
-def layer_norm(epsilon: float, name: str) -> nn.LayerNorm:
-    """float32 whatever the compute dtype.
+class LayerNorm(nn.Module):
+    """`layer_norm.layer_norm` with the scale and the bias of `nn.LayerNorm`.
 
-    The paper's epsilons (1e-8, 1e-12) are far below the resolution of bfloat16. The
-    variance takes two passes: E[x^2] - E[x]^2 cancels.
+    float32 whatever the compute dtype: the paper's epsilons (1e-8, 1e-12) are far below
+    the resolution of bfloat16.
     """
-    return nn.LayerNorm(
-        epsilon=epsilon, dtype=jnp.float32, use_fast_variance=False, name=name
-    )
+
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1],)
+        scale_D = self.param("scale", nn.initializers.ones_init(), shape)
+        bias_D = self.param("bias", nn.initializers.zeros_init(), shape)
+        return layer_norm(x.astype(jnp.float32), scale_D, bias_D, self.epsilon)
 
 
 def normalised(x_RTD: Array, epsilon: float, name: str) -> Array:
     """LN(x) in x's dtype, with the parameters of the calling module's `name`."""
-    return layer_norm(epsilon, name)(x_RTD.astype(jnp.float32)).astype(x_RTD.dtype)
+    return LayerNorm(epsilon, name=name)(x_RTD).astype(x_RTD.dtype)
+
+
+def gelu(x: Array) -> Array:
+    """x P(Z < x) of a standard normal Z, any float dtype.
+
+    By erf, as torch has it: `nn.gelu(approximate=False)` is made of erfc, which is as
+    close to zero far left as it should be, and takes a CPU several times as long.
+
+    Source: Hendrycks & Gimpel, arXiv 1606.08415, section 2.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))

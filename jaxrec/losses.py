@@ -170,6 +170,7 @@ def ce(
     candidates: Catalogue,
     *,
     dtype: str = "float32",
+    score_dtype: str = "float32",
 ) -> tuple[Array, Array]:
     """Full softmax cross-entropy, scores in memory for some positions at a time.
 
@@ -184,8 +185,8 @@ def ce(
       target_BL: int32, row of the table; ignored where the weight is 0.
       weight_BL: float32; a constant, without a gradient.
       candidates: see `Catalogue`.
-      dtype: of the matmuls of the gradients, "float32" or "bfloat16"; see
-        `softmax.loss_sum`.
+      dtype, score_dtype: of what the matmuls of the gradients and that of the scores
+        multiply, "float32" or "bfloat16"; see `softmax.loss_sum`.
 
     Returns:
       (sum, weight), float32 scalars; sum is in nats.
@@ -207,6 +208,7 @@ def ce(
         allowed_V,
         excluded_BX,
         dtype=dtype,
+        score_dtype=score_dtype,
         is_dense=at.is_dense,
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
@@ -220,6 +222,7 @@ def sampled_ce(
     candidates: Shared | Catalogue,
     *,
     dtype: str = "float32",
+    score_dtype: str = "float32",
 ) -> tuple[Array, Array]:
     """Softmax cross-entropy of the target against S sampled negatives.
 
@@ -236,12 +239,15 @@ def sampled_ce(
     Source: Klenitskiy & Vasilev, RecSys 2023, section 3.2.
     """
     if isinstance(candidates, Catalogue):
-        return ce(hidden, table_VD, target_BL, weight_BL, candidates, dtype=dtype)
+        dtypes = {"dtype": dtype, "score_dtype": score_dtype}
+        return ce(hidden, table_VD, target_BL, weight_BL, candidates, **dtypes)
 
     table_VD, weight_BL = _float32(table_VD, weight_BL)
     at = _targets(hidden, target_BL, weight_BL)
     sets = _sets(at, weight_BL, candidates)
-    loss_sum = sampled_softmax.loss_sum(at.hidden_ND, table_VD, sets, dtype=dtype)
+    loss_sum = sampled_softmax.loss_sum(
+        at.hidden_ND, table_VD, sets, dtype=dtype, score_dtype=score_dtype
+    )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
 
 

@@ -30,7 +30,8 @@ from jaxrec.layers import (
     Dropout,
     Initializer,
     ItemEmbedding,
-    layer_norm,
+    LayerNorm,
+    gelu,
     normalised,
 )
 
@@ -157,7 +158,7 @@ class SASRec(nn.Module):
             self.block(self.num_heads, self.dropout, jnp.dtype(self.dtype))
             for _ in range(self.num_layers)
         ]
-        self.final_norm = layer_norm(self.final_norm_epsilon, "final_norm")
+        self.final_norm = LayerNorm(self.final_norm_epsilon)
 
     def table(self) -> Array:
         """The item table [num_items + 1, D], which scores the hidden states too."""
@@ -172,7 +173,7 @@ class SASRec(nn.Module):
         x_RTD = self.embedding_dropout(x_RTD.astype(dtype), train=train)
         for block in self.blocks:
             x_RTD = block(x_RTD, segment_RT, train=train)
-        return self.final_norm(x_RTD.astype(jnp.float32))
+        return self.final_norm(x_RTD)
 
 
 class PreNormSASRec(SASRec):
@@ -204,8 +205,7 @@ class BERT4RecBlock(nn.Module):
         y_RTD = attention(x_RTD, x_RTD, segment_RT, train=train)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
         x_RTD = normalised(x_RTD, 1e-12, "attention_norm")
-        y_RTF = Dense(self.inner_width, self.dtype, name="inner")(x_RTD)
-        y_RTF = nn.gelu(y_RTF, approximate=False)
+        y_RTF = gelu(Dense(self.inner_width, self.dtype, name="inner")(x_RTD))
         y_RTD = Dense(x_RTD.shape[-1], self.dtype, name="outer")(y_RTF)
         x_RTD = x_RTD + Dropout(self.dropout)(y_RTD, train=train)
         return normalised(x_RTD, 1e-12, "feed_forward_norm")
@@ -245,7 +245,7 @@ class BERT4Rec(nn.Module):
         shape = (self.num_positions, self.width)
         self.position_table = self.param("position_table", init, shape)
         self.type_D = self.param("type_embedding", init, (self.width,))
-        self.embedding_norm = layer_norm(1e-12, "embedding_norm")
+        self.embedding_norm = LayerNorm(1e-12)
         self.embedding_dropout = Dropout(self.dropout)
         self.blocks = [
             BERT4RecBlock(

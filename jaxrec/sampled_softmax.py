@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec import backend
-from jaxrec.score_tiles import rounded
+from jaxrec.score_tiles import rounded, rounded_as_factor
 
 Array = jax.Array
 
@@ -67,7 +67,12 @@ class Sets(NamedTuple):
 
 
 def loss_sum(
-    hidden_ND: Array, table_VD: Array, sets: Sets, *, dtype: str = "float32"
+    hidden_ND: Array,
+    table_VD: Array,
+    sets: Sets,
+    *,
+    dtype: str = "float32",
+    score_dtype: str = "float32",
 ) -> Array:
     """sum w (logsumexp(s_target, s_j for the negatives j) - s_target), in nats.
 
@@ -75,30 +80,32 @@ def loss_sum(
       hidden_ND: float32; table_VD: float32; sets: see `Sets`.
       dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply; the
         loss itself is float32.
+      score_dtype: as in `softmax.loss_sum`. With bfloat16 half as many bytes are
+        gathered.
 
     Returns:
       A float32 scalar, with gradients to hidden_ND and table_VD.
     """
-    assert dtype in ("float32", "bfloat16"), dtype
-    return _loss_sum(hidden_ND, table_VD, sets, dtype)
+    assert {dtype, score_dtype} <= {"float32", "bfloat16"}, (dtype, score_dtype)
+    return _loss_sum(hidden_ND, table_VD, sets, dtype, score_dtype)
 
 
-def _value(hidden_ND, table_VD, sets, dtype: str) -> Array:
-    return _over_sets(hidden_ND, table_VD, sets, dtype)[0]
+def _value(*arguments) -> Array:
+    return _over_sets(*arguments)[0]
 
 
-def _forward(hidden_ND, table_VD, sets, dtype: str):
-    total, *gradients = _over_sets(hidden_ND, table_VD, sets, dtype)
+def _forward(*arguments):
+    total, *gradients = _over_sets(*arguments)
     return total, gradients
 
 
-def _backward(dtype: str, gradients, cotangent):
-    del dtype
+def _backward(dtype: str, score_dtype: str, gradients, cotangent):
+    del dtype, score_dtype
     hidden_grad_ND, table_grad_VD = gradients
     return cotangent * hidden_grad_ND, cotangent * table_grad_VD, None
 
 
-_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(3,))
+_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(3, 4))
 _loss_sum.defvjp(_forward, _backward)
 
 
@@ -138,11 +145,13 @@ class _Sums(NamedTuple):
     hidden_grad_ND: Array
 
 
-def _over_sets(hidden_ND: Array, table_VD: Array, sets: Sets, dtype: str):
+def _over_sets(hidden_ND, table_VD, sets: Sets, dtype: str, score_dtype: str):
     """(sum, dhidden, dtable): a few sets at a time, the largest first."""
     num_sets = len(sets.count_G)
     size, block = tile_shape(len(hidden_ND), num_sets)
-    own_ND = table_VD[sets.target_N]
+    hidden_ND = rounded_as_factor(hidden_ND, score_dtype)
+    row_VD = table_VD.astype(score_dtype)
+    own_ND = row_VD[sets.target_N].astype(jnp.float32)
     own_score_N = (hidden_ND * own_ND).sum(axis=-1)
     problem = _Problem(hidden_ND, own_score_N, sets, block, dtype)
     # Fillers read past the end: sets without a position, whose gradients are 0.
@@ -162,7 +171,7 @@ def _over_sets(hidden_ND: Array, table_VD: Array, sets: Sets, dtype: str):
         few = _Few(
             take(sets.first_G),
             take(sets.count_G),
-            table_VD[negative_gS],
+            row_VD[negative_gS],
             None if dropped_GCX is None else _competes(negative_gS, take(dropped_GCX)),
         )
         sums, negative_grad_gSD = _few_sets(problem, few, sums)
@@ -202,7 +211,8 @@ def _few_sets(problem: _Problem, few: _Few, sums: _Sums) -> tuple[_Sums, Array]:
         hidden_gPD, weight_gP = take(problem.hidden_ND), take(problem.sets.weight_N)
         # log(e^t + sum e^s) - t = softplus(logsumexp(s - t)), which is exact whatever
         # the scores have in common.
-        margin_gPS = jnp.einsum("gpd,gsd->gps", hidden_gPD, few.negative_gSD)
+        factor_gPD = hidden_gPD.astype(few.negative_gSD.dtype)
+        margin_gPS = _dot("gpd,gsd->gps", factor_gPD, few.negative_gSD)
         margin_gPS -= take(problem.own_score_N)[..., None]
         if few.competes_gCS is not None:
             competes_gPS = few.competes_gCS[set_g1, take(problem.sets.sequence_N)]
@@ -228,7 +238,7 @@ def _few_sets(problem: _Problem, few: _Few, sums: _Sums) -> tuple[_Sums, Array]:
         )
 
     num_blocks = (few.count_g.max() + block - 1) // block
-    start = (sums, jnp.zeros_like(few.negative_gSD))
+    start = (sums, jnp.zeros(few.negative_gSD.shape, jnp.float32))
     return jax.lax.fori_loop(0, num_blocks, body, start)
 
 

@@ -4,8 +4,10 @@ With the dtype bfloat16 the matmuls of the gradients take operands rounded to it
 off by 2^-8 of itself at the most) and sum in float32. Scores stay nearly as exact as
 float32 makes them: on a CPU they are sums of three products of bfloat16 halves, off by
 2^-15 of the sum of their terms' sizes, since a CPU that multiplies bfloat16 does so
-many times faster than float32. (One that cannot is several times slower.) Elsewhere
-they are one product of float32.
+faster than float32, some many times. (One that cannot is several times slower.)
+Elsewhere they are one product of float32. With the score dtype bfloat16 they are one
+product of bfloat16 everywhere: of hidden states and a table that are bfloat16 numbers
+already, their exact scores but for the float32 sum.
 """
 
 from functools import partial
@@ -49,6 +51,7 @@ class Table(NamedTuple):
     """The table and what may compete of it; it is cut into tiles of `tile` rows.
 
     dtype: of the gradients' matmuls.
+    score_dtype: of the scores' matmul; if bfloat16, the rows are bfloat16 numbers.
     """
 
     table_VD: Array
@@ -56,6 +59,7 @@ class Table(NamedTuple):
     excluded_BX: Array | None
     tile: int
     dtype: str
+    score_dtype: str = "float32"
 
     @property
     def num_tiles(self) -> int:
@@ -156,9 +160,9 @@ class Scores(NamedTuple):
         return self.is_here_n & ~competes_n1[:, 0]
 
 
-def hidden_forms(hidden_ND: Array, dtype: str) -> Hidden:
-    """The forms that the matmuls take of the hidden states."""
-    return Hidden(hidden_ND, hidden_ND.T, _left(hidden_ND, dtype))
+def hidden_forms(hidden_ND: Array, dtype: str, score_dtype: str = "float32") -> Hidden:
+    """The forms that the matmuls take of the hidden states; see `Table`."""
+    return Hidden(hidden_ND, hidden_ND.T, _left(hidden_ND, dtype, score_dtype))
 
 
 def chunk_of(hidden: Hidden, table: Table, positions: Positions, i, size: int) -> Chunk:
@@ -202,7 +206,8 @@ def tile_of(table: Table, j) -> Tile:
     table_CD = jax.lax.optimization_barrier(table_CD)
     is_new_C = first + jnp.arange(table.tile, dtype=jnp.int32) >= j * table.tile
     rows_CD = table_CD.astype(table.dtype)
-    return Tile(first, _right(table_CD, table.dtype), rows_CD, allowed_C, is_new_C)
+    right_KC = _right(table_CD, table.dtype, table.score_dtype)
+    return Tile(first, right_KC, rows_CD, allowed_C, is_new_C)
 
 
 def scores_of(chunk: Chunk, tile: Tile) -> Scores:
@@ -278,12 +283,12 @@ def own_gradients_of(
     """
     if not backend.is_cpu():
         return None
-    row_ND = _rounded_as_factor(table.table_VD[target_N], table.dtype)
-    factor_ND = _rounded_as_factor(scale_N[:, None] * hidden.hidden_ND, table.dtype)
+    row_ND = rounded_as_factor(table.table_VD[target_N], table.dtype)
+    factor_ND = rounded_as_factor(scale_N[:, None] * hidden.hidden_ND, table.dtype)
     return (exp_sum_N * scale_N)[:, None] * row_ND, exp_sum_N[:, None] * factor_ND
 
 
-def _rounded_as_factor(x: Array, dtype: str) -> Array:
+def rounded_as_factor(x: Array, dtype: str) -> Array:
     """x as `x.astype(dtype)` has it, in float32."""
     if dtype == "float32":
         return x
@@ -295,16 +300,20 @@ def _dot(a: Array, b: Array) -> Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
-def _left(hidden_ND: Array, dtype: str) -> Array:
+def _left(hidden_ND: Array, dtype: str, score_dtype: str) -> Array:
     """[N, K], whose product with `_right` is the scores."""
+    if score_dtype == "bfloat16":
+        return hidden_ND.astype(score_dtype)
     if not (dtype == "bfloat16" and backend.is_cpu()):
         return hidden_ND
     high_ND, low_ND = _halves(hidden_ND)
     return jnp.concatenate([high_ND, high_ND, low_ND], axis=-1)
 
 
-def _right(table_CD: Array, dtype: str) -> Array:
+def _right(table_CD: Array, dtype: str, score_dtype: str) -> Array:
     """[K, C]; see `_left`. The product of the low halves is left out."""
+    if score_dtype == "bfloat16":
+        return table_CD.astype(score_dtype).T
     if not (dtype == "bfloat16" and backend.is_cpu()):
         return table_CD.T
     high_CD, low_CD = _halves(table_CD)
@@ -317,7 +326,7 @@ def _right(table_CD: Array, dtype: str) -> Array:
 
 def _halves(x: Array) -> tuple[Array, Array]:
     """bfloat16 arrays whose sum is x, but for 2^-16 of it."""
-    high = _rounded_as_factor(x, "bfloat16")
+    high = rounded_as_factor(x, "bfloat16")
     halves = high.astype(jnp.bfloat16), (x - high).astype(jnp.bfloat16)
     return jax.lax.optimization_barrier(halves)
 
@@ -330,7 +339,7 @@ def rounded(x: Array, dtype: str) -> Array:
     """
     if dtype != "bfloat16" or not backend.is_cpu():
         # Rounded ahead: a conversion there and back may be left out.
-        return _rounded_as_factor(x, dtype).astype(dtype)
+        return rounded_as_factor(x, dtype).astype(dtype)
     # Half of a last place up and cut off: XLA's own conversion takes twice as long. The
     # NaNs of arithmetic stay NaN.
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) + jnp.uint32(1 << 15)

@@ -32,6 +32,7 @@ from jaxrec.score_tiles import (
     gradients_of,
     hidden_forms,
     own_gradients_of,
+    rounded_as_factor,
     scores_of,
     tile_of,
 )
@@ -109,6 +110,7 @@ def loss_sum(
     excluded_BX: Array | None,
     *,
     dtype: str = "float32",
+    score_dtype: str = "float32",
     is_dense: bool = False,
 ) -> Array:
     """sum_n w_n (logsumexp_{v in C_n} s_nv - s_n,target), s = hidden table^T, in nats.
@@ -127,15 +129,26 @@ def loss_sum(
         term of the denominator is off by 2^-8 of itself at the most, so the loss of a
         position by .004 nats, and a gradient by 3 2^-8 of the sum of its terms' sizes;
         and see `score_tiles` for scores.
+      score_dtype: "float32" or "bfloat16", of what the matmul of the scores multiplies.
+        With bfloat16 the loss is that of hidden states and a table rounded to it, and
+        so are the gradients: a score is off by 2^-7 of the sum of its terms' sizes at
+        the most.
       is_dense: whether nearly all positions have a target; see `losses.Packed`.
 
     Returns:
       A float32 scalar, with gradients to hidden_ND and table_VD, float32.
     """
-    assert dtype in ("float32", "bfloat16"), dtype
-    return _loss_sum(
-        hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype, is_dense
-    )
+    assert {dtype, score_dtype} <= {"float32", "bfloat16"}, (dtype, score_dtype)
+    how = _How(dtype, score_dtype, is_dense)
+    return _loss_sum(hidden_ND, table_VD, positions, allowed_V, excluded_BX, how)
+
+
+class _How(NamedTuple):
+    """The options of `loss_sum`."""
+
+    dtype: str
+    score_dtype: str
+    is_dense: bool
 
 
 def _value(*arguments) -> Array:
@@ -143,10 +156,11 @@ def _value(*arguments) -> Array:
     return _forward(*arguments)[0]
 
 
-def _forward(
-    hidden_ND, table_VD, positions, allowed_V, excluded_BX, dtype: str, is_dense: bool
-):
+def _forward(hidden_ND, table_VD, positions, allowed_V, excluded_BX, how: _How):
     num_positions, num_rows = len(hidden_ND), len(table_VD)
+    hidden_ND, table_VD = (
+        rounded_as_factor(x, how.score_dtype) for x in (hidden_ND, table_VD)
+    )
     size, tile = tile_shape(num_rows, num_positions)
     more, more_rows = -num_positions % size, max(tile - num_rows, 0)
     hidden_ND = jnp.pad(hidden_ND, ((0, more), (0, 0)))
@@ -154,8 +168,8 @@ def _forward(
     table_VD = jnp.pad(table_VD, ((0, more_rows), (0, 0)))
     allowed_V = jnp.pad(allowed_V, (0, more_rows))
     problem = _Problem(
-        hidden_forms(hidden_ND, dtype),
-        Table(table_VD, allowed_V, excluded_BX, tile, dtype),
+        hidden_forms(hidden_ND, how.dtype, how.score_dtype),
+        Table(table_VD, allowed_V, excluded_BX, tile, how.dtype, how.score_dtype),
         Positions(
             jnp.pad(positions.target_N, (0, more)),
             jnp.pad(positions.weight_N, (0, more)),
@@ -164,7 +178,7 @@ def _forward(
         ),
         normaliser.bound(hidden_ND, table_VD),
         size,
-        is_dense,
+        how.is_dense,
     )
     is_kept = problem.table.num_tiles <= _sizes().most_kept
     sums_N, *gradients = _once(problem) if is_kept else _twice(problem)
@@ -173,13 +187,13 @@ def _forward(
     return _loss(problem, sums_N), gradients
 
 
-def _backward(dtype: str, is_dense: bool, gradients, cotangent):
-    del dtype, is_dense
+def _backward(how: _How, gradients, cotangent):
+    del how
     hidden_grad_ND, table_grad_VD = gradients
     return cotangent * hidden_grad_ND, cotangent * table_grad_VD, None, None, None
 
 
-_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(5, 6))
+_loss_sum = jax.custom_vjp(_value, nondiff_argnums=(5,))
 _loss_sum.defvjp(_forward, _backward)
 
 

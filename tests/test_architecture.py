@@ -22,6 +22,7 @@ PURE = {
     "binary",
     "dropout",
     "indices",
+    "layer_norm",
     "layers",
     "losses",
     "metrics",

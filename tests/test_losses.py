@@ -330,9 +330,14 @@ def test_what_is_empty_is_named(form):
             LOSSES[form](hidden, table, target, weight, candidates)
 
 
+BFLOAT16 = {"dtype": "bfloat16"}
+ALL_BFLOAT16 = {**BFLOAT16, "score_dtype": "bfloat16"}
+
+
+@pytest.mark.parametrize("dtypes", [BFLOAT16, ALL_BFLOAT16], ids=["some", "all"])
 @pytest.mark.parametrize("form", ["ce_excluded", "sampled_ce"])
-def test_bfloat16_under_vmap_is_that_of_each(form):
-    fn = functools.partial(mean_loss, functools.partial(LOSSES[form], dtype="bfloat16"))
+def test_bfloat16_under_vmap_is_that_of_each(form, dtypes):
+    fn = functools.partial(mean_loss, functools.partial(LOSSES[form], **dtypes))
     both = jax.jit(jax.value_and_grad(fn, (0, 1), has_aux=True))
     cases = [problem(form, seed=seed) for seed in (2, 3)]
     hidden, table, target, weight, candidates = cases[1]
@@ -436,11 +441,32 @@ def test_bfloat16_gradients_are_near_and_the_loss_is_nearer(form):
         assert abs(mine - other).max() > 2**-14 * abs(other).max()  # it was bfloat16
 
 
+@pytest.mark.parametrize("form", ["ce_excluded", "sampled_ce", "sampled_ce_shared"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores_of_bfloat16_are_of_rounded_states_and_rows(form, dtype):
+    """The loss of the formula at the nearest bfloat16 numbers, and its gradients."""
+    hidden, table, *rest = problem(form)
+    loss = functools.partial(LOSSES[form], dtype=dtype, score_dtype="bfloat16")
+    fn = functools.partial(mean_loss, loss)
+    step = jax.jit(jax.grad(fn, (0, 1), has_aux=True))
+    found, (loss_sum, _) = step(hidden, table, *rest)
+    near = [x.astype(jnp.bfloat16).astype(np.float32) for x in (hidden, table)]
+    expected, (expected_sum, _) = gradients(form, *near, *rest)
+    assert abs(loss_sum / gradients(form, hidden, table, *rest)[1][0] - 1) > 1e-5
+    rtol = 1e-5 if dtype == "float32" else 2**-6
+    assert_close(loss_sum, np.asarray(expected_sum), rtol=min(rtol, 2**-8))
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.dtype == jnp.float32
+        assert_close(mine, np.asarray(other), rtol=rtol)
+
+
 # ---- Full cross-entropy: chunks and candidates
 
 
-@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-5), ("bfloat16", 2**-5)])
-def test_ce_of_one_chunk_can_be_differentiated_again(dtype, rtol):
+@pytest.mark.parametrize(
+    "dtypes, rtol", [({}, 1e-5), (BFLOAT16, 2**-5), (ALL_BFLOAT16, 2**-4)]
+)
+def test_ce_of_one_chunk_can_be_differentiated_again(dtypes, rtol):
     """The Hessian times a direction, in the hidden states and the table."""
     *arrays, target, weight, candidates = problem("ce", size=2)
     rng = np.random.default_rng(7)
@@ -454,7 +480,7 @@ def test_ce_of_one_chunk_can_be_differentiated_again(dtype, rtol):
 
         return jax.jit(jax.grad(slope, (0, 1)))(*arrays)
 
-    found = product(functools.partial(losses.ce, dtype=dtype))
+    found = product(functools.partial(losses.ce, **dtypes))
     expected = product(functools.partial(naive, "ce"))
     for mine, other in zip(found, expected, strict=True):
         assert_close(mine, np.asarray(other), rtol)

@@ -284,6 +284,7 @@ def test_exclude_says_whose_items_are_no_negatives(exclude):
         (objectives.gbce, {"exclude": "all"}, "'window' or 'history'.*'all'"),
         (objectives.ce, {"dtype": "float16"}, "loss.dtype must be .*'float16'"),
         (objectives.sampled_ce, {"dtype": "half"}, "loss.dtype must be .*'half'"),
+        (objectives.ce, {"score_dtype": "tf32"}, "loss.score_dtype must be .*'tf32'"),
         (objectives.bce, {"num_negatives": 0}, "at least 1: got 0"),
         (objectives.gbce, {"num_negatives": 0}, "at least 1: got 0"),
         (objectives.gbce, {"calibration": 1.5}, r"in \[0, 1\]: got 1.5"),

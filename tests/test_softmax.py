@@ -181,6 +181,45 @@ def test_bfloat16_rounds_what_is_multiplied_and_no_more(excluded):
         assert error.max() > 2**-12 * size.max()  # it was bfloat16
 
 
+def nearest(x):
+    """The nearest numbers of bfloat16."""
+    return x.astype(jnp.bfloat16).astype(np.float32)
+
+
+@pytest.mark.usefixtures("tiling", "device")
+@pytest.mark.parametrize("excluded", [False, True])
+def test_scores_of_bfloat16_are_of_rounded_states_and_rows(excluded):
+    arrays = problem(excluded=excluded)
+    expected = oracle(*map(nearest, arrays[:2]), *arrays[2:])
+    for dtype, of_terms in (("float32", 1e-6), ("bfloat16", 3.1 * 2**-8)):
+        loss_sum = functools.partial(
+            softmax.loss_sum, dtype=dtype, score_dtype="bfloat16"
+        )
+        step = jax.jit(lambda *x, fn=loss_sum: jax.value_and_grad(fn, (0, 1))(*x))
+        total, gradients = step(*arrays)
+        assert abs(total - oracle(*arrays)[0]) > 1e-3  # it was rounded
+        most = 1e-4 if dtype == "float32" else 2**-8 * arrays[2].weight_N.sum()
+        assert abs(total - expected[0]) < most
+        _, *sizes = oracle(*map(nearest, arrays[:2]), *arrays[2:], sizes=True)
+        for mine, other, size in zip(gradients, expected[1:], sizes, strict=True):
+            assert mine.dtype == jnp.float32
+            assert (abs(mine - other) <= of_terms * size + 2e-6).all()
+
+
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_scores_of_bfloat16_are_one_product(dtype):
+    hidden_ND, table_VD, positions, allowed_V, _ = problem(excluded=False)
+    hidden = score_tiles.hidden_forms(jnp.asarray(hidden_ND), dtype, "bfloat16")
+    table = score_tiles.Table(
+        jnp.asarray(table_VD), jnp.asarray(allowed_V), None, 32, dtype, "bfloat16"
+    )
+    right_KC = score_tiles.tile_of(table, 0).right_KC
+    assert hidden.left_NK.shape == hidden_ND.shape
+    assert right_KC.shape == (WIDTH, 32)
+    assert hidden.left_NK.dtype == right_KC.dtype == jnp.bfloat16
+
+
 def test_one_position_alone_runs_in_bfloat16():
     """XLA has no matmul of bfloat16 for what it can make of a loop of one step."""
     rng = np.random.default_rng(0)
@@ -189,15 +228,20 @@ def test_one_position_alone_runs_in_bfloat16():
     positions = Positions(one_1, np.ones(1, np.float32), one_1 - 1, np.int32(1))
     others = positions, np.ones(33, bool), None
 
-    @jax.jit
-    def step(*arrays):  # whose compiler knows that it is one position
-        fn = lambda *arrays: bfloat16_sum(*arrays, *others)  # noqa: E731
-        return jax.value_and_grad(fn, (0, 1))(*arrays)
+    for score_dtype, most in (("float32", 2**-8), ("bfloat16", 0.5)):
 
-    total, gradients = step(hidden_ND, table_VD)
-    expected, *_ = oracle(hidden_ND, table_VD, *others)
-    assert total == pytest.approx(expected, abs=2**-8)
-    assert all(np.isfinite(grad).all() for grad in gradients)
+        @jax.jit
+        def step(*arrays, score_dtype=score_dtype):
+            # Its compiler knows that it is one position.
+            fn = lambda *arrays: bfloat16_sum(  # noqa: E731
+                *arrays, *others, score_dtype=score_dtype
+            )
+            return jax.value_and_grad(fn, (0, 1))(*arrays)
+
+        total, gradients = step(hidden_ND, table_VD)
+        expected, *_ = oracle(hidden_ND, table_VD, *others)
+        assert total == pytest.approx(expected, abs=most)
+        assert all(np.isfinite(grad).all() for grad in gradients)
 
 
 @pytest.mark.usefixtures("device")

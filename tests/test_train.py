@@ -222,6 +222,7 @@ def test_an_epoch_may_hide_no_item(tmp_path, frame):
 def test_bfloat16_adamw_warm_up_clipping_and_average_learn(tmp_path, frame):
     config = settings(max_epochs=6, ema_decay=0.9)
     config["model"]["dtype"] = config["loss"]["dtype"] = "bfloat16"
+    config["loss"]["score_dtype"] = "bfloat16"
     config["optim"] = {
         "name": "adamw",
         "learning_rate": 1e-2,
