@@ -70,12 +70,12 @@ NOTES = [
     "use huge pages; '2 loaders' are processes that prepare batches; 'buckets of 32' "
     "is RePlay's encoder for windows of like length; 'bf16-mixed' is Lightning's; "
     "'torch.compile', of the training step, is no option of theirs: a callback of "
-    "ours does it, and 'not compiled' is the least without. We run as installed, and "
-    "with loss.dtype=bfloat16.",
+    "ours does it, and 'not compiled' is the least without. We run as installed, with "
+    "loss.dtype=bfloat16, and with loss.score_dtype=bfloat16 besides ('scores too').",
     "dtype: 'float32' is the fastest setting of float32 beside ours, 'any' the fastest "
     "of all beside the fastest of ours, and bars are judged in both. bf16-mixed is of "
     "the whole of a peer's model; ours is of the softmax: of the gradients' matmuls, "
-    "and of scores as three products of bfloat16 halves.",
+    "and of scores as three products of bfloat16 halves, or as one ('scores too').",
     "RecBole 1.2.1 is not measured: what pip installs in November 2026 cannot be "
     "imported (ray wants pkg_resources, RecBole wants numpy.bool8, and both are gone); "
     "and its SASRec encodes a window for every target, so that its epoch is another.",

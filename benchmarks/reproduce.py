@@ -104,7 +104,7 @@ def settings_of(dataset: str, method: str, seed: int) -> dict:
     name, options = method, [f"--config.train.seed={seed}"]
     if found := variants.variant(method):
         name = found.base
-        options += [f"--config.method={method}", found.option]
+        options += [f"--config.method={method}", *found.options]
     if name not in TITLES:
         near = config.suggestion(name, TITLES, what="methods")
         ways = "Their variants are told by benchmarks/variants.py."

@@ -228,6 +228,7 @@ def test_compared_systems_are_measured_close_together():
     group = [
         [OURS, "as installed"],
         [OURS, "bfloat16"],
+        [OURS, "bfloat16, scores too"],
         *(["paper", name] for name in names),
     ]
     assert order == [[r, m, *one] for r in (0, 1) for m in ("x", "y") for one in group]

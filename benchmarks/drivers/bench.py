@@ -23,6 +23,7 @@ TITLES = {
 
 
 _BFLOAT16, _COMPILE = ("--dtype", "bfloat16"), ("--compile",)
+_SCORES = ("--score-dtype", "bfloat16")
 
 
 class Setting(NamedTuple):
@@ -57,6 +58,7 @@ BUCKETS = Setting("memory kept, buckets of 32", ("--bucket-size", "32"), KEEP)
 # Lightning's mixed precision, a peer in its fastest way to run float32. (RePlay's
 # buckets cannot: they put bfloat16 in an array of float32.)
 OUR_BFLOAT16 = Setting("bfloat16", _BFLOAT16)
+OUR_SCORES = Setting("bfloat16, scores too", (*_BFLOAT16, *_SCORES))
 MIXED = Setting("memory kept, bf16-mixed", _BFLOAT16, KEEP)
 MIXED_LOADERS = Setting(
     "memory kept, 2 loaders, bf16-mixed", (*_BFLOAT16, *LOADERS.arguments), KEEP
@@ -70,7 +72,7 @@ MIXED_COMPILED = Setting(
 _IN_FLOAT32 = (AS_INSTALLED, KEEPS_MEMORY)
 _LIGHTNING = (*_IN_FLOAT32, LOADERS, COMPILED, MIXED, MIXED_LOADERS, MIXED_COMPILED)
 SETTINGS = {
-    OURS: (AS_INSTALLED, OUR_BFLOAT16),
+    OURS: (AS_INSTALLED, OUR_BFLOAT16, OUR_SCORES),
     "rectools": _LIGHTNING,
     "paper": _LIGHTNING,
     "replay": (*_IN_FLOAT32, BUCKETS, COMPILED, MIXED),

@@ -42,6 +42,7 @@ def main() -> None:
         if task.method == "sasrec_bce":
             return protocol.decline("BCE has no matmuls that loss.dtype is about")
         settings["loss"]["dtype"] = task.dtype
+        settings["loss"]["score_dtype"] = task.score_dtype
     settings["data"] = {"name": task.dataset, "path": str(task.data)}
     run = loop.Run(experiment.build(settings), time.monotonic())
     run.compile_epoch()
@@ -76,7 +77,8 @@ def main() -> None:
             "what is timed is their mean",
             "neither PAD nor MASK is a class of its softmax; in RecTools and the "
             "paper's code they are",
-            "bfloat16 is loss.dtype=bfloat16, of the softmax alone",
+            "bfloat16 is of the softmax alone: loss.dtype=bfloat16, and for scores "
+            "loss.score_dtype=bfloat16",
         ],
     )
 

@@ -36,8 +36,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     processes that load data beside the one that trains; `bucket_size`, windows of
     like length that are encoded together, 0 for all of a batch. `dtype` is what
     matmuls multiply, as the system's mixed precision has it; parameters are float32.
-    `matmul` is what becomes of float32 factors in a matmul; `compile`: the training
-    step goes through torch.compile.
+    `score_dtype` is the same of our softmax's scores alone. `matmul` is what becomes of
+    float32 factors in a matmul; `compile`: the training step goes through
+    torch.compile.
     """
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--dataset", required=True)
@@ -50,6 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--bucket-size", type=int, default=0)
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    parser.add_argument("--score-dtype", choices=DTYPES, default=DTYPES[0])
     parser.add_argument("--matmul", choices=DTYPES, default=DTYPES[0])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--repo", type=Path)
