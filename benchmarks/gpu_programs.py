@@ -65,7 +65,7 @@ gpu_device_info {
 # timing them. Here it cannot, and would take a kernel of its own, with defaults.
 OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 NUM_STEPS = 16
-FUSED_PRODUCTS, FUSED_STEP = 3, "step, fused softmax"
+FUSED_STEP = "step, fused softmax"
 BFLOAT16: dict[str, dict[str, Any]] = {
     "model": {"dtype": "bfloat16"},
     "loss": {"dtype": "bfloat16"},
@@ -165,7 +165,7 @@ def step_rows(compile_: Compile, dataset: str) -> Iterator[dict[str, Any]]:
             yield {**about, "dtype": dtype, **counts}
     for dtype in ("float32", "bfloat16"):  # of the encoder
         changes = {**BFLOAT16, "model": {"dtype": dtype}}
-        with fused.setting(FUSED_PRODUCTS):
+        with fused.THREE_PRODUCTS.setting():
             counts = step_counts(compile_, made_run(dataset, "sasrec_ce", **changes))
         about = {"dataset": dataset, "program": FUSED_STEP, "method": "sasrec_ce"}
         yield {**about, "dtype": dtype, **counts}
@@ -232,22 +232,25 @@ def million_rows(compile_: Compile) -> Iterator[dict[str, Any]]:
     num_rows = scale.num_items + 1
     float32 = partial(jax.ShapeDtypeStruct, dtype=jnp.float32)
     shape = (scale.labels // 128, 128)
-    for title, dtype, products in (
-        ("cross-entropy and gradients", "float32", None),
-        ("cross-entropy and gradients", "bfloat16", None),
-        ("the same, fused, three products", "bfloat16", 3),
-        ("the same, fused, one product", "bfloat16", 1),
+    shipped = "cross-entropy and gradients"
+    for title, way in (
+        (shipped, fused.Way()),
+        (shipped, fused.Way("bfloat16")),
+        (f"{shipped}, score_dtype=bfloat16", fused.Way("bfloat16", "bfloat16")),
+        ("the same, fused, three products", fused.THREE_PRODUCTS),
+        ("the same, fused, one product", fused.ONE_PRODUCT),
     ):
-        with fused.setting(products):
+        with way.setting():
             program = compile_(
-                jax.value_and_grad(partial(million.total_loss, dtype=dtype), (0, 1)),
+                jax.value_and_grad(partial(million.total_loss, **way.dtypes), (0, 1)),
                 *(float32((*shape, scale.width)), float32((num_rows, scale.width))),
                 *(jax.ShapeDtypeStruct(shape, jnp.int32), float32(shape)),
                 losses.Catalogue(item_mask(num_rows, scale.num_items)),
             )
-        row = {"dataset": "a million items", "dtype": dtype, "labels": scale.labels}
+        row = {"dataset": "a million items", "dtype": way.dtype}
+        row |= {"labels": scale.labels}
         row |= {"program": title, **counted(program)}
-        if products is None:  # of what is shipped
+        if not way.is_fused:  # of what is shipped
             is_met = row["temp_mb"] <= million.MEMORY_BAR_MB
             row |= {"temp_bar_mb": million.MEMORY_BAR_MB, "temp_bar_met": is_met}
         yield row

@@ -5,7 +5,7 @@ sasrec_sampled_ce_share16    one set of negatives for every 16 sequences
 sasrec_ce_padding            PAD, and MASK of a cloze model, compete with the items
 sasrec_ce_bfloat16           the encoder computes in bfloat16
 sasrec_ce_bfloat16_loss      the matmuls of the loss's gradients do
-sasrec_ce_bfloat16_scores    and so does that of its scores
+sasrec_ce_bfloat16_scores    and the matmul of its scores does
 """
 
 import re
@@ -29,17 +29,17 @@ class Variant(NamedTuple):
 
 # The name; the options; the title: {0} the base's title, {1} the number of the name.
 _KINDS = (
-    (r"(sasrec_sampled_ce)_([1-9]\d*)", "loss.num_negatives={1}", "SASRec+ {1}"),
-    (r"(sasrec_sampled_ce)_share([1-9]\d*)", "loss.share={1}", "{0}, shared by {1}"),
-    (r"(.+)_padding", "loss.include_padding=true", "{0}, PAD competes"),
-    (r"(.+)_bfloat16", "model.dtype=bfloat16", "{0}, bfloat16"),
-    (r"(.+)_bfloat16_loss", "loss.dtype=bfloat16", "{0}, loss in bfloat16"),
+    (r"(sasrec_sampled_ce)_([1-9]\d*)", ["loss.num_negatives={1}"], "SASRec+ {1}"),
+    (r"(sasrec_sampled_ce)_share([1-9]\d*)", ["loss.share={1}"], "{0}, shared by {1}"),
+    (r"(.+)_padding", ["loss.include_padding=true"], "{0}, PAD competes"),
+    (r"(.+)_bfloat16", ["model.dtype=bfloat16"], "{0}, bfloat16"),
+    (r"(.+)_bfloat16_loss", ["loss.dtype=bfloat16"], "{0}, loss in bfloat16"),
     (
         r"(.+)_bfloat16_scores",
-        "loss.dtype=bfloat16 loss.score_dtype=bfloat16",
+        ["loss.dtype=bfloat16", "loss.score_dtype=bfloat16"],
         "{0}, loss and scores in bfloat16",
     ),
-    (r"(.+)_([1-9]\d*)epochs", "train.max_epochs={1}", "{0}, {1} epochs at most"),
+    (r"(.+)_([1-9]\d*)epochs", ["train.max_epochs={1}"], "{0}, {1} epochs at most"),
 )
 
 
@@ -55,8 +55,8 @@ def variant(method: str) -> Variant | None:
         if match := re.fullmatch(name, method):
             base = match[1]
             parts = (TITLES.get(base, base), *match.groups()[1:])
-            flags = [f"--config.{one}" for one in options.format(*parts).split()]
-            return Variant(base, tuple(flags), title_.format(*parts))
+            flags = tuple(f"--config.{one.format(*parts)}" for one in options)
+            return Variant(base, flags, title_.format(*parts))
     return None
 
 

@@ -8,10 +8,11 @@ One contract for all:
 `sum` is the weighted sum over positions and `weight` the sum of weights, both float32
 scalars: whoever holds every shard of a batch divides once. Positions of weight 0 cost
 nothing and have zero gradient; the weights themselves are constants. The score of item
-v is <hidden, table[v]>, computed in float32 whatever the encoder's dtype (recent GPUs
-multiply float32 in TF32, which is JAX's default there). Gradients are made with the
-loss, for reverse mode; JAX may refuse to differentiate them again where they are a loop
-over as many chunks as have a target. `candidates` is what the target competes with:
+v is <hidden, table[v]>, computed in float32 whatever the encoder's dtype, if no
+`score_dtype` says bfloat16 (recent GPUs multiply float32 in TF32, which is JAX's
+default there). Gradients are made with the loss, for reverse mode; JAX may refuse to
+differentiate them again where they are a loop over as many chunks as have a target.
+`candidates` is what the target competes with:
 
     Catalogue   every allowed item, less some of each sequence's own   (ce, sampled_ce)
     Shared      S drawn items, shared by the positions of a sequence,

@@ -71,10 +71,10 @@ def ce(
       include_padding: let PAD (and MASK) compete, as in the paper's code.
       dtype: "float32", or "bfloat16" for the matmuls of the gradients: faster where the
         processor multiplies it (on Linux `lscpu` names amx_bf16), slower where it does
-        not. Scores are nearly as exact as float32, and sums are float32; what that
-        changes is told in `softmax.loss_sum`.
-      score_dtype: "bfloat16" for the matmul of the scores too: faster again, and each
-        score is that of a hidden state and a row rounded to three digits.
+        not. What that changes is told in `softmax.loss_sum`.
+      score_dtype: "bfloat16" for the matmul of the scores, on the same processors: each
+        is then that of a hidden state and a row rounded to 8 bits. With "float32" they
+        are exact, or nearly so if `dtype` is bfloat16.
     """
     loss = functools.partial(losses.ce, **_checked_dtypes(dtype, score_dtype))
 

@@ -78,10 +78,9 @@ def loss_sum(
 
     Args:
       hidden_ND: float32; table_VD: float32; sets: see `Sets`.
-      dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply; the
-        loss itself is float32.
+      dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply.
       score_dtype: as in `softmax.loss_sum`. With bfloat16 half as many bytes are
-        gathered.
+        gathered. The loss is float32 with either.
 
     Returns:
       A float32 scalar, with gradients to hidden_ND and table_VD.
@@ -90,12 +89,12 @@ def loss_sum(
     return _loss_sum(hidden_ND, table_VD, sets, dtype, score_dtype)
 
 
-def _value(*arguments) -> Array:
-    return _over_sets(*arguments)[0]
+def _value(hidden_ND, table_VD, sets, dtype: str, score_dtype: str) -> Array:
+    return _over_sets(hidden_ND, table_VD, sets, dtype, score_dtype)[0]
 
 
-def _forward(*arguments):
-    total, *gradients = _over_sets(*arguments)
+def _forward(hidden_ND, table_VD, sets, dtype: str, score_dtype: str):
+    total, *gradients = _over_sets(hidden_ND, table_VD, sets, dtype, score_dtype)
     return total, gradients
 
 
@@ -151,7 +150,7 @@ def _over_sets(hidden_ND, table_VD, sets: Sets, dtype: str, score_dtype: str):
     size, block = tile_shape(len(hidden_ND), num_sets)
     hidden_ND = rounded_as_factor(hidden_ND, score_dtype)
     row_VD = table_VD.astype(score_dtype)
-    own_ND = row_VD[sets.target_N].astype(jnp.float32)
+    own_ND = rounded_as_factor(table_VD[sets.target_N], score_dtype)
     own_score_N = (hidden_ND * own_ND).sum(axis=-1)
     problem = _Problem(hidden_ND, own_score_N, sets, block, dtype)
     # Fillers read past the end: sets without a position, whose gradients are 0.

@@ -122,7 +122,8 @@ def loss_sum(
       allowed_V: bool.
       excluded_BX: int32 rows of the table, 0-padded, or None.
       dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply.
-        Scores and all sums are float32. With float32, against 54,543 rows of width 64,
+        Sums are float32, and scores by `score_dtype`. With float32, against 54,543 rows
+        of width 64,
         a position's loss is off from float64 by 2^-19 nats in the mean, and a gradient
         by 2^-17 of the sum of its terms' sizes at the most (tests/test_softmax.py);
         where a GPU multiplies it as TF32, a factor by 2^-11 of itself. With bfloat16 a

@@ -42,11 +42,29 @@ def looped(query, key, value, *, is_causal):
     return out
 
 
+def with_scores(arrays, kind):
+    """Scores of about one; far apart; or all of them some 300 below 0."""
+    query, key, value = arrays
+    if kind == "far apart":
+        return 1000 * query, key, value
+    if kind == "low":
+        query[..., 0], key[..., 0] = 30.0, -17.0
+    return query, key, value
+
+
+KINDS = ["near", "far apart", "low"]
+
+
 @pytest.mark.parametrize("is_causal", [True, False])
-def test_attend_is_the_loop(is_causal):
+@pytest.mark.parametrize("kind", KINDS)
+def test_attend_is_the_loop(is_causal, kind):
     *arrays, _ = operands()
+    arrays = with_scores(arrays, kind)
     out = attention.attend(*arrays, SEGMENTS, is_causal=is_causal)
-    np.testing.assert_allclose(out, looped(*arrays, is_causal=is_causal), **TOLERANCE)
+    expected = looped(*arrays, is_causal=is_causal)
+    # Scores of 300 are rounded by 3e-5, those of thousands by 3e-4.
+    tolerance = {"near": TOLERANCE, "low": {"atol": 2e-4}, "far apart": {"atol": 5e-3}}
+    np.testing.assert_allclose(out, expected, **tolerance[kind])
 
 
 def by_autodiff(query, key, value, keep_RHTM, *, is_causal, rate):
@@ -103,6 +121,14 @@ def test_bfloat16_is_close_and_stays_bfloat16():
     expected = looped(*(np.asarray(x, np.float32) for x in arrays), is_causal=True)
     # Three roundings of 2^-9 on a mean of values below 4.
     np.testing.assert_allclose(np.asarray(out, np.float32), expected, atol=0.03)
+    *wide, wide_grad = (x.astype(jnp.float32) for x in (*arrays, grad))
+    keep = np.ones((ROWS, HEADS, LENGTH, LENGTH), bool)
+    formula = functools.partial(by_autodiff, keep_RHTM=keep, is_causal=True, rate=0.0)
+    expected_gradients = jax.vjp(formula, *wide)[1](wide_grad)
+    for mine, other in zip(vjp(grad), expected_gradients, strict=True):
+        # A few roundings of 2^-9 of each of eleven terms, which add up like noise.
+        error = np.linalg.norm(np.asarray(mine, np.float32) - other)
+        assert error < 2**-6 * np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("queries, multiple", [(4, 2), (64, 8)])

@@ -32,8 +32,10 @@ from benchmarks import (
     size_figures,
     sizes,
     time_to_quality,
+    variants,
 )
 from benchmarks.drivers import bench, protocol
+from benchmarks.drivers import jaxrec as our_driver
 from benchmarks.drivers.bench import (
     AS_INSTALLED,
     KEEPS_MEMORY,
@@ -232,6 +234,31 @@ def test_compared_systems_are_measured_close_together():
         *(["paper", name] for name in names),
     ]
     assert order == [[r, m, *one] for r in (0, 1) for m in ("x", "y") for one in group]
+
+
+@pytest.mark.parametrize("method", ["sasrec_ce", "sasrec_bce"])
+@pytest.mark.parametrize("setting", bench.SETTINGS[OURS], ids=lambda one: one.name)
+def test_our_driver_has_the_loss_of_the_setting(setting, method):
+    arguments = ["--dataset", "ml-1m", "--data", "x.txt", "--method", method]
+    arguments += ["--max-length", "200", "--width", "64", "--steps", "3"]
+    task = protocol.parse([*arguments, "--seconds", "1", *setting.arguments])
+    settings = our_driver.settings_of(task)
+    if method == "sasrec_bce" and setting != AS_INSTALLED:
+        assert settings is None
+        return
+    found = [settings["loss"].get(name) for name in ("dtype", "score_dtype")]
+    assert found == {
+        "as installed": [None, None],
+        "bfloat16": ["bfloat16", "float32"],
+        "bfloat16, scores too": ["bfloat16", "bfloat16"],
+    }.get(setting.name)
+    assert settings["data"]["name"] == "ml-1m"
+
+
+def test_variants_may_have_several_options():
+    found = variants.variant("sasrec_ce_bfloat16_scores")
+    options = "--config.loss.dtype=bfloat16", "--config.loss.score_dtype=bfloat16"
+    assert (found.base, found.options) == ("sasrec_ce", options)
 
 
 def test_row():

@@ -60,11 +60,14 @@ def draws(make, **options):
     return jax.device_get(draw(keys))
 
 
-def loss_of(objective, candidates, num_table_rows=NUM_ITEMS + 1):
-    """The loss sum and score_BLV in float64, of random states and a random table."""
+def loss_of(objective, candidates, num_table_rows=NUM_ITEMS + 1, dtype=np.float32):
+    """The loss sum and score_BLV in float64, of random states and a random table.
+
+    dtype: that these are rounded to, before they are float32.
+    """
     rng = np.random.default_rng(1)
-    hidden_BLD = rng.normal(size=(B, L, 4)).astype(np.float32)
-    table_VD = rng.normal(size=(num_table_rows, 4)).astype(np.float32)
+    hidden_BLD = rng.normal(size=(B, L, 4)).astype(dtype).astype(np.float32)
+    table_VD = rng.normal(size=(num_table_rows, 4)).astype(dtype).astype(np.float32)
     loss_sum, weight = jax.jit(objective.loss)(
         hidden_BLD, table_VD, TARGET_BL, WEIGHT_BL, candidates
     )
@@ -296,6 +299,24 @@ def test_exclude_says_whose_items_are_no_negatives(exclude):
 def test_a_wrong_option_is_an_input_error(make, options, message):
     with pytest.raises(InputError, match=message):
         draws(make, **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (objectives.ce, {}),
+        (objectives.sampled_ce, {"num_negatives": 4}),
+        (objectives.sampled_ce, {"num_negatives": 10}),  # all but 8 of 18
+        (objectives.sampled_ce, {"num_negatives": 4, "share": 2}),
+    ],
+)
+def test_scores_are_of_the_score_dtype(make, options):
+    candidates = jax.tree.map(lambda x: x[0], draws(make, **options))
+    wide, _ = loss_of(make(**options), candidates)
+    narrow, _ = loss_of(make(**options, score_dtype="bfloat16"), candidates)
+    expected, _ = loss_of(make(**options), candidates, dtype=jnp.bfloat16)
+    assert narrow == pytest.approx(expected, rel=RTOL)
+    assert abs(narrow / wide - 1) > 10 * RTOL
 
 
 def test_a_config_names_them():

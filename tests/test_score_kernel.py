@@ -130,11 +130,15 @@ def with_gradients(arguments, **options):
     return jax.jit(jax.value_and_grad(total, (0, 1)))(*arguments)
 
 
-@pytest.mark.parametrize(("products", "most"), [(3, 2.0**-8), (1, 2.0**-6)])
-def test_loss_and_gradients(products, most, interpret):
+@pytest.mark.parametrize(
+    ("score_dtype", "most"), [("float32", 2.0**-8), ("bfloat16", 2.0**-6)]
+)
+def test_loss_and_gradients(score_dtype, most, interpret):
     """A width that is no multiple of 64, nor the positions and rows of 8."""
     arguments = problem(np.random.default_rng(0), 77, 301, 24)
-    loss, gradients = with_gradients(arguments, products=products, interpret=interpret)
+    loss, gradients = with_gradients(
+        arguments, score_dtype=score_dtype, interpret=interpret
+    )
     true_loss, *true_gradients = expected(*arguments)
     assert float(loss) == pytest.approx(true_loss, rel=most / 4)
     for ours, theirs in zip(gradients, true_gradients, strict=True):
@@ -174,8 +178,11 @@ def test_a_target_far_below_the_others(interpret):
         assert np.linalg.norm(ours - theirs) < BFLOAT16 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize(("scale", "products"), [(0.15, 3), (0.3, 3), (0.15, 1)])
-def test_fitted_targets(scale, products, interpret, monkeypatch):
+@pytest.mark.parametrize(
+    ("scale", "score_dtype"),
+    [(0.15, "float32"), (0.3, "float32"), (0.15, "bfloat16")],
+)
+def test_fitted_targets(scale, score_dtype, interpret, monkeypatch):
     """What is left of a probability of nearly one is not a rounding of one.
 
     Nor of the target's score, which a device sums in another order than the kernel.
@@ -190,24 +197,30 @@ def test_fitted_targets(scale, products, interpret, monkeypatch):
     hidden_ND = scale * table_VD[positions.target_N]
     hidden_ND = hidden_ND.astype(jnp.bfloat16).astype(jnp.float32)
     arguments = hidden_ND, table_VD, positions, allowed_V.at[:].set(True)
-    _, gradients = with_gradients(arguments, products=products, interpret=interpret)
+    _, gradients = with_gradients(
+        arguments, score_dtype=score_dtype, interpret=interpret
+    )
     true_loss, *true_gradients = expected(*arguments)
     assert true_loss / 40 < 0.2
     for ours, theirs in zip(gradients, true_gradients, strict=True):
         assert np.linalg.norm(ours - theirs) < BFLOAT16 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize(("scale", "products"), [(2e3, 1), (2e3, 3), (5e4, 3)])
-def test_huge_scores(scale, products, interpret):
+@pytest.mark.parametrize(
+    ("scale", "score_dtype"), [(2e3, "bfloat16"), (2e3, "float32"), (5e4, "float32")]
+)
+def test_huge_scores(scale, score_dtype, interpret):
     """Numbers, as the shipped loss has them, where float32 has any digits left."""
     hidden_ND, *rest = problem(np.random.default_rng(0), 40, 60, 24)
     arguments = scale * hidden_ND, *rest
-    loss, gradients = with_gradients(arguments, products=products, interpret=interpret)
+    loss, gradients = with_gradients(
+        arguments, score_dtype=score_dtype, interpret=interpret
+    )
     true_loss, *true_gradients = expected(*arguments)
     assert float(loss) == pytest.approx(true_loss, rel=2.0**-7)
     for ours, theirs in zip(gradients, true_gradients, strict=True):
         assert np.all(np.isfinite(ours))
-        if products == 3:
+        if score_dtype == "float32":
             error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
             assert error < 2.0**-6
 
@@ -221,7 +234,9 @@ def test_scores_that_rounding_raises(interpret):
     hidden_ND, table_VD = jnp.full((1, 64), 256 * up), jnp.ones((3, 64))
     table_VD = table_VD.at[2].set(up)
     arguments = hidden_ND, table_VD, positions, jnp.arange(3) > 0
-    loss, gradients = with_gradients(arguments, products=1, interpret=interpret)
+    loss, gradients = with_gradients(
+        arguments, score_dtype="bfloat16", interpret=interpret
+    )
     assert float(loss) == pytest.approx(64 * 256 * (1 + 2**-7) * 2**-7, rel=1e-5)
     assert all(np.all(np.isfinite(x)) for x in gradients)
 
@@ -246,7 +261,7 @@ def test_a_loss_is_traced_with_it(interpret, monkeypatch):
     arguments = hidden_ND[None], *rest, losses.Catalogue(allowed_V)
     interpreted = partial(fused_softmax.loss_sum, interpret=interpret)
     monkeypatch.setattr(fused_softmax, "loss_sum", interpreted)
-    with fused.setting(3):
+    with fused.THREE_PRODUCTS.setting():
         found, weight = losses.ce(*arguments, dtype="bfloat16")
     theirs, _ = losses.ce(*arguments)
     assert found != theirs  # another program
@@ -267,8 +282,8 @@ def test_excluded_items_are_refused():
 def test_a_kernel_that_raises_fails_where_it_can_run(reason, monkeypatch):
     monkeypatch.setattr(fused, "why_not", lambda: reason)
 
-    def make(dtype, products):
-        if products == 3 or (dtype, products) == ("bfloat16", None):
+    def make(way):
+        if way in (fused.THREE_PRODUCTS, fused.Way("bfloat16")):
             raise ValueError("wrong")
         return measure.Variant({}, lambda: jnp.zeros(()))
 

@@ -1,9 +1,10 @@
 """Steps of this library: the programs, plans and dispatches of its training loop."""
 
+import argparse
 import itertools
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,15 +36,23 @@ def dispatches(run: loop.Run) -> Iterator[Dispatch]:
             yield Dispatch(plan.user_SB[part], plan.slot_SB[part], num_rows, planning_s)
 
 
+def settings_of(task: argparse.Namespace) -> dict[str, Any] | None:
+    """The config of a task; None if it asks for what its loss has not."""
+    settings = config.read(f"configs/{task.dataset.replace('-', '')}_{task.method}.py")
+    dtypes = {"dtype": task.dtype, "score_dtype": task.score_dtype}
+    if {*dtypes.values()} != {"float32"}:
+        if task.method == "sasrec_bce":
+            return None
+        settings["loss"] |= dtypes
+    settings["data"] = {"name": task.dataset, "path": str(task.data)}
+    return settings
+
+
 def main() -> None:
     task = protocol.parse()
-    settings = config.read(f"configs/{task.dataset.replace('-', '')}_{task.method}.py")
-    if task.dtype != "float32":
-        if task.method == "sasrec_bce":
-            return protocol.decline("BCE has no matmuls that loss.dtype is about")
-        settings["loss"]["dtype"] = task.dtype
-        settings["loss"]["score_dtype"] = task.score_dtype
-    settings["data"] = {"name": task.dataset, "path": str(task.data)}
+    settings = settings_of(task)
+    if settings is None:
+        return protocol.decline("BCE has no matmuls that loss.dtype is about")
     run = loop.Run(experiment.build(settings), time.monotonic())
     run.compile_epoch()
 

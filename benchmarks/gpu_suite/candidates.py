@@ -139,14 +139,18 @@ def softmax_arguments(case: Case) -> tuple:
 
 
 def softmax_program(
-    arguments: tuple, context: AbstractContextManager[Any], dtype: str = "float32"
+    arguments: tuple, context: AbstractContextManager[Any], **dtypes: str
 ) -> jax.stages.Compiled:
-    """The shipped loss and both gradients, traced under some setting."""
+    """The shipped loss and both gradients, traced under some setting.
+
+    Args:
+      dtypes: `dtype` and `score_dtype` of `softmax.loss_sum`.
+    """
     with context:
         # A function of its own, or an earlier setting's trace would be found again.
         return measure.compiled(
             lambda *arguments: jax.value_and_grad(softmax.loss_sum, (0, 1))(
-                *arguments, dtype=dtype, is_dense=True
+                *arguments, is_dense=True, **dtypes
             ),
             *arguments,
         )
@@ -269,7 +273,8 @@ def by_positions(
 def score_rows(case: Case) -> list[Row]:
     """The shipped loss at other precisions, and with scores kept in bfloat16.
 
-    dtype=bfloat16 is an option of the loss: what the matmuls of its gradients multiply.
+    dtype and score_dtype are options of the loss: what the matmuls of its gradients and
+    of its scores multiply.
     """
     arguments = softmax_arguments(case)
     highest = jax.default_matmul_precision("highest")
@@ -282,11 +287,11 @@ def score_rows(case: Case) -> list[Row]:
         row["error"] = measure.shown(float(difference / jnp.linalg.norm(exact_VD)))
         return Variant(row, measure.repeated(program, arguments, times()), times())
 
-    def at(precision: str | None, dtype: str = "float32") -> Variant:
+    def at(precision: str | None, **dtypes: str) -> Variant:
         context = nullcontext()
         if precision is not None:
             context = jax.default_matmul_precision(precision)
-        return variant(softmax_program(arguments, context, dtype))
+        return variant(softmax_program(arguments, context, **dtypes))
 
     def kept(size: int) -> Variant:
         fn = partial(by_positions, size=size, num_positions=case.positions)
@@ -294,7 +299,9 @@ def score_rows(case: Case) -> list[Row]:
 
     make = {SHIPPED: partial(at, None)}
     make |= {f"at {name}": partial(at, name) for name in PRECISIONS[1:]}
-    make["dtype=bfloat16"] = partial(at, None, "bfloat16")
+    small = {"dtype": "bfloat16", "score_dtype": "bfloat16"}
+    make["dtype=bfloat16"] = partial(at, None, dtype="bfloat16")
+    make["dtype=bfloat16, score_dtype=bfloat16"] = partial(at, None, **small)
     for size in chunk_sizes(case):
         make[f"bfloat16 scores, {size} positions"] = partial(kept, size)
     return in_turn(make, {"loss": case.name})

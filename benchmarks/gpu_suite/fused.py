@@ -134,37 +134,49 @@ def failed_above(bar: float, **columns: float) -> Row:
     return row
 
 
-def setting(products: int | None) -> AbstractContextManager[Any]:
-    """In which a loss is traced with the fused softmax; or with what is shipped."""
-    if products is None:
-        return nullcontext()
-    loss_sum = partial(fused_softmax.loss_sum, products=products)
-    return mock.patch.object(softmax, "loss_sum", loss_sum)
+class Way(NamedTuple):
+    """A loss: options of `losses.ce`, and whether it has the fused softmax."""
+
+    dtype: str = "float32"
+    score_dtype: str = "float32"
+    is_fused: bool = False
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        return {"dtype": self.dtype, "score_dtype": self.score_dtype}
+
+    def setting(self) -> AbstractContextManager[Any]:
+        """In which the loss is traced."""
+        if not self.is_fused:
+            return nullcontext()
+        return mock.patch.object(softmax, "loss_sum", fused_softmax.loss_sum)
 
 
-# By name: the dtype of the loss, and the products of a fused score.
-WAYS: dict[str, tuple[str, int | None]] = {
-    SHIPPED: ("float32", None),
-    "shipped, dtype=bfloat16": ("bfloat16", None),
-    "fused, three products": ("bfloat16", 3),
-    "fused, one product": ("bfloat16", 1),
+THREE_PRODUCTS = Way("bfloat16", "float32", is_fused=True)
+ONE_PRODUCT = Way("bfloat16", "bfloat16", is_fused=True)
+WAYS = {
+    SHIPPED: Way(),
+    "shipped, dtype=bfloat16": Way("bfloat16"),
+    "shipped, score_dtype=bfloat16 too": Way("bfloat16", "bfloat16"),
+    "fused, three products": THREE_PRODUCTS,
+    "fused, one product": ONE_PRODUCT,
 }
 
 
 def in_turn(make: Any, about: Row) -> list[Row]:
-    """`candidates.in_turn` of make(dtype, products) for all ways.
+    """`candidates.in_turn` of make(way) for all ways.
 
     Where the kernel can run, it has failed if it does not.
     """
     reason = why_not()
     makers = {
-        name: partial(make, *way)
+        name: partial(make, way)
         for name, way in WAYS.items()
-        if reason is None or way[1] is None
+        if reason is None or not way.is_fused
     }
     rows = candidates.in_turn(makers, about)
     for row in rows:
-        if "not_run" in row and WAYS[row["candidate"]][1] is not None:
+        if "not_run" in row and WAYS[row["candidate"]].is_fused:
             row["failed"] = row.pop("not_run")
     missing = [name for name in WAYS if name not in makers]
     return rows + [{**about, "candidate": name, "not_run": reason} for name in missing]
@@ -177,14 +189,14 @@ def loss_rows(case: candidates.Case) -> list[Row]:
     exact = candidates.softmax_program(arguments, highest)(*arguments)
     target_N = arguments[2].target_N
 
-    def make(dtype: str, products: int | None) -> Variant:
-        program = candidates.softmax_program(arguments, setting(products), dtype)
+    def make(way: Way) -> Variant:
+        program = candidates.softmax_program(arguments, way.setting(), **way.dtypes)
         loss_error, *errors = loss_errors(program(*arguments), exact, target_N)
         row = dict(zip(ERRORS, map(measure.shown, errors), strict=True))
         row |= {"loss_error": measure.shown(loss_error)}
         row |= {"temp_mb": measure.temp_mb(program)}
         is_right = loss_error <= LOSS_BAR and all(x <= GRADIENT_BAR for x in errors)
-        if products is not None and not is_right:
+        if way.is_fused and not is_right:
             raise ValueError(f"wrong, its errors are above the bars: {row}")
         times = candidates.times()
         return Variant(row, measure.repeated(program, arguments, times), times)
@@ -220,15 +232,15 @@ def step_rows(name: str, shape: Shape, batch_size: int, encoder: str) -> list[Ro
     """Dispatches of training with full cross-entropy, the encoder in a precision."""
     split = data.leave_one_out(shapes.made_log(shape, num_users=NUM_STEPS * batch_size))
 
-    def make(dtype: str, products: int | None) -> Variant:
+    def make(way: Way) -> Variant:
         chosen = shapes.settings(
             shape,
             "sasrec_ce",
             model={"dtype": encoder},
-            loss={"dtype": dtype},
+            loss=way.dtypes,
             train={"batch_size": batch_size},
         )
-        with setting(products):
+        with way.setting():
             trainer = Trainer(split, chosen, num_steps=NUM_STEPS)
         row = {"temp_mb": measure.temp_mb(trainer.program)}
         return Variant(row, trainer, trainer.num_steps)

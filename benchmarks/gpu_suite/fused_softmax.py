@@ -25,7 +25,7 @@ SCORES, FEWEST = 2**20, 16
 
 
 class _How(NamedTuple):
-    """products, interpret: of `loss_sum`."""
+    """products: of bfloat16 that a score is the sum of. interpret: of `loss_sum`."""
 
     products: int
     interpret: Any
@@ -39,24 +39,24 @@ def loss_sum(
     excluded_BX: None,
     *,
     dtype: str = "bfloat16",
+    score_dtype: str = "float32",
     is_dense: bool = True,
-    products: int = 3,
     interpret: Any = None,
 ) -> Array:
     """As `softmax.loss_sum`, but that nothing is excluded.
 
     Args:
       dtype: what the matmuls of the gradients multiply; they have bfloat16 alone.
+      score_dtype: with "float32" a score is the sum of three products of bfloat16, off
+        by 2^-14 of the sum of its terms' sizes at the most; with "bfloat16" one product
+        of hidden states and a table rounded to it, off by 2^-7.
       is_dense: is not asked: all positions are gone through.
-      products: of bfloat16 that a score is the sum of. With 3 it is off by 2^-14 of the
-        sum of its terms' sizes at the most; with 1, that of hidden states and a table
-        rounded to bfloat16, by 2^-7.
       interpret: `mosaic_gpu.InterpretGPUParams`, to run without a GPU.
     """
     del is_dense
     assert excluded_BX is None, "excluded items are not among what this can do"
-    assert dtype == "bfloat16" and products in (1, 3), (dtype, products)
-    how = _How(products, interpret)
+    assert dtype == "bfloat16", dtype
+    how = _How({"float32": 3, "bfloat16": 1}[score_dtype], interpret)
     return _loss_sum(hidden_ND, table_VD, positions, allowed_V, how)
 
 

@@ -110,12 +110,16 @@ def loss_arguments(num_rows: int, num_labels: int, width: int) -> tuple:
 
 
 def total_loss(
-    hidden_BLD: jax.Array, table_VD: jax.Array, *rest: Any, dtype: str = "float32"
+    hidden_BLD: jax.Array, table_VD: jax.Array, *rest: Any, **dtypes: str
 ) -> jax.Array:
-    """The sum of `losses.ce`, of rows that are as full as a training step's."""
+    """The sum of `losses.ce`, of rows that are as full as a training step's.
+
+    Args:
+      dtypes: `dtype` and `score_dtype` of the loss.
+    """
     place_BL = jnp.arange(hidden_BLD[..., 0].size).reshape(hidden_BLD.shape[:2])
     packed = losses.Packed(hidden_BLD, place_BL, is_dense=True)
-    return losses.ce(packed, table_VD, *rest, dtype=dtype)[0]
+    return losses.ce(packed, table_VD, *rest, **dtypes)[0]
 
 
 def loss_variant(scale: Scale) -> tuple[Variant, float]:

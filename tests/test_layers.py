@@ -1,4 +1,4 @@
-"""Layer normalisation and GELU against their formulas in float64."""
+"""Layers against their formulas in float64."""
 
 import functools
 import math
@@ -75,6 +75,18 @@ def test_a_large_mean_does_not_cancel_the_variance():
     np.testing.assert_allclose(layer_norm(*arrays, EPSILON), expected, atol=5e-4)
 
 
+@pytest.mark.parametrize("is_x64", [False, True])
+def test_parameters_and_results_are_float32(is_x64):
+    """Also where JAX's floats are float64 by default."""
+    with jax.enable_x64(is_x64):
+        x = jnp.ones((2, 5), jnp.bfloat16)
+        module = layers.LayerNorm(EPSILON)
+        variables = module.init(jax.random.key(0), x)
+        out, vjp = jax.vjp(lambda variables: module.apply(variables, x), variables)
+        leaves = jax.tree.leaves((variables, out, vjp(out)))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_gelu_is_x_times_the_normal_distribution(dtype):
     x = jnp.linspace(-8, 8, 401).astype(dtype)
@@ -84,7 +96,31 @@ def test_gelu_is_x_times_the_normal_distribution(dtype):
     x = np.asarray(x, float)
     below = (1 + erf(x / math.sqrt(2))) / 2
     density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
-    atol = 2e-6 if dtype == jnp.float32 else 0.06
-    np.testing.assert_allclose(np.asarray(out, float), x * below, atol=atol)
+    # bfloat16 is rounded once, at the end: half of 2^-7 of a number, at the most.
+    tolerance = {"atol": 1e-6, "rtol": 1e-6 if dtype == jnp.float32 else 2**-8}
+    np.testing.assert_allclose(np.asarray(out, float), x * below, **tolerance)
     expected = below + x * density
-    np.testing.assert_allclose(np.asarray(x_grad, float), expected, atol=atol)
+    np.testing.assert_allclose(np.asarray(x_grad, float), expected, **tolerance)
+
+
+def test_attention_takes_a_memory_of_another_width():
+    query_RTD, memory_RTD = jnp.ones((2, 6, 8)), jnp.ones((2, 6, 12))
+    segment_RT = jnp.ones((2, 6), jnp.int32)
+    module = layers.Attention(
+        num_heads=2,
+        dropout=0.0,
+        is_causal=True,
+        dtype=jnp.float32,
+        projection_init=jax.nn.initializers.ones,
+    )
+    arrays = query_RTD, memory_RTD, segment_RT
+    out, variables = module.init_with_output(jax.random.key(0), *arrays, train=False)
+    shapes = jax.tree.map(jnp.shape, variables["params"])
+    kernels = {name: found["kernel"] for name, found in shapes.items()}
+    assert kernels == {"query": (8, 8), "key": (12, 8), "value": (12, 8)} | {
+        "output": (8, 8)
+    }
+    # The value of every position is 12 everywhere, and so is their mean.
+    kernel_DF = variables["params"]["output"]["kernel"]
+    expected = jnp.broadcast_to(12 * kernel_DF.sum(axis=0), out.shape)
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6)
