@@ -80,7 +80,8 @@ code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
 No peer has torch.compile as an option: a callback of ours sends the training step
 through it, and "not compiled" is the ratio without. It is among the settings of the
-records on the processor without AMX, of one round, not of those before. (The paper's
+records of one round, on the AMD EPYC and the processor without AMX, not of those of
+three. (The paper's
 code is compiled anew for every length of window: on Beauty in float32 the median of its
 steps is one that compiles, 284 times ours. Steps that do not take as long as uncompiled
 ones, which was seen in scratch and has no record.) PyTorch's float32 matmuls in
