@@ -247,8 +247,8 @@ def million_rows(compile_: Compile) -> Iterator[dict[str, Any]]:
                 *(jax.ShapeDtypeStruct(shape, jnp.int32), float32(shape)),
                 losses.Catalogue(item_mask(num_rows, scale.num_items)),
             )
-        row = {"dataset": "a million items", "dtype": way.dtype}
-        row |= {"labels": scale.labels}
+        about = {"dataset": "a million items", "dtype": way.dtype}
+        row: dict[str, Any] = {**about, "labels": scale.labels}
         row |= {"program": title, **counted(program)}
         if not way.is_fused:  # of what is shipped
             is_met = row["temp_mb"] <= million.MEMORY_BAR_MB
