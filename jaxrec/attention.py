@@ -5,10 +5,9 @@
 Autodiff would keep the scores, the probabilities and the mask of the dropout, and pass
 over each of them again and again; on a CPU those passes cost more than the matmuls.
 Here the exponentials are kept, before and after the dropout, and nothing else of that
-size is written: a query's normaliser divides its row of the output, and of the output's
-gradient. The softmax is undone with sum_m p dp = <out, dout>, as FlashAttention does
-it. Causal attention is cut into blocks of queries that never look at the keys after
-them.
+size: a query's normaliser divides its row of the output, and of the output's gradient.
+The softmax is undone with sum_m p dp = <out, dout>, as FlashAttention does it. Causal
+attention is cut into blocks of queries that never look at the keys after them.
 """
 
 import functools

@@ -58,7 +58,7 @@ def _backward(epsilon: float, saved, grad):
 
 
 def _along(parameter_D: Array, x: Array) -> Array:
-    """[1, ..., D], of as many axes as x."""
+    """[1, ..., D], of as many axes as x: ranks are not promoted silently."""
     return parameter_D.reshape((1,) * (x.ndim - 1) + parameter_D.shape)
 
 

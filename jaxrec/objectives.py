@@ -70,11 +70,12 @@ def ce(
         denominator, as the sampled loss does and the test's filter will.
       include_padding: let PAD (and MASK) compete, as in the paper's code.
       dtype: "float32", or "bfloat16" for the matmuls of the gradients: faster where the
-        processor multiplies it (on Linux `lscpu` names amx_bf16), slower where it does
-        not. What that changes is told in `softmax.loss_sum`.
+        processor multiplies it fast (with AMX, which Linux' `lscpu` names amx_bf16, or
+        a Zen 5), slower where it does not. What that changes is told in
+        `softmax.loss_sum`.
       score_dtype: "bfloat16" for the matmul of the scores, on the same processors: each
         is then that of a hidden state and a row rounded to 8 bits. With "float32" they
-        are exact, or nearly so if `dtype` is bfloat16.
+        are of float32 factors, or nearly so if `dtype` is bfloat16.
     """
     loss = functools.partial(losses.ce, **_checked_dtypes(dtype, score_dtype))
 

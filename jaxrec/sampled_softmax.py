@@ -80,7 +80,7 @@ def loss_sum(
       hidden_ND: float32; table_VD: float32; sets: see `Sets`.
       dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply.
       score_dtype: as in `softmax.loss_sum`. With bfloat16 half as many bytes are
-        gathered. The loss is float32 with either.
+        gathered, of a table in bfloat16 that is made for it. The loss is float32.
 
     Returns:
       A float32 scalar, with gradients to hidden_ND and table_VD.

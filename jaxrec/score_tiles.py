@@ -6,8 +6,8 @@ float32 makes them: on a CPU they are sums of three products of bfloat16 halves,
 2^-15 of the sum of their terms' sizes, since a CPU that multiplies bfloat16 does so
 faster than float32, some many times. (One that cannot is several times slower.)
 Elsewhere they are one product of float32. With the score dtype bfloat16 they are one
-product of bfloat16 everywhere: of hidden states and a table that are bfloat16 numbers
-already, their exact scores but for the float32 sum.
+product of bfloat16 on every device, of hidden states and rows rounded to it: the exact
+scores of those, but for the float32 sum.
 """
 
 from functools import partial
@@ -51,7 +51,8 @@ class Table(NamedTuple):
     """The table and what may compete of it; it is cut into tiles of `tile` rows.
 
     dtype: of the gradients' matmuls.
-    score_dtype: of the scores' matmul; if bfloat16, the rows are bfloat16 numbers.
+    score_dtype: of the scores' matmul; if bfloat16, rows are rounded to it, a tile of
+      them at a time.
     """
 
     table_VD: Array
@@ -59,12 +60,16 @@ class Table(NamedTuple):
     excluded_BX: Array | None
     tile: int
     dtype: str
-    score_dtype: str = "float32"
+    score_dtype: str
 
     @property
     def num_tiles(self) -> int:
         """The last may share rows with the one before it."""
         return -(-len(self.table_VD) // self.tile)
+
+    def rows(self, index_N: Array) -> Array:
+        """As the scores have them: float32 [N, D]."""
+        return rounded_as_factor(self.table_VD[index_N], self.score_dtype)
 
 
 class Chunk(NamedTuple):
@@ -160,8 +165,13 @@ class Scores(NamedTuple):
         return self.is_here_n & ~competes_n1[:, 0]
 
 
-def hidden_forms(hidden_ND: Array, dtype: str, score_dtype: str = "float32") -> Hidden:
-    """The forms that the matmuls take of the hidden states; see `Table`."""
+def hidden_forms(hidden_ND: Array, dtype: str, score_dtype: str) -> Hidden:
+    """The forms that the matmuls take of the hidden states.
+
+    Args:
+      hidden_ND: of bfloat16 numbers, if the score dtype is that.
+      dtype, score_dtype: as in `Table`.
+    """
     return Hidden(hidden_ND, hidden_ND.T, _left(hidden_ND, dtype, score_dtype))
 
 
@@ -204,6 +214,7 @@ def tile_of(table: Table, j) -> Tile:
     )
     # A barrier, or XLA fuses the slice with a transposition that takes far longer.
     table_CD = jax.lax.optimization_barrier(table_CD)
+    table_CD = rounded_as_factor(table_CD, table.score_dtype)
     is_new_C = first + jnp.arange(table.tile, dtype=jnp.int32) >= j * table.tile
     rows_CD = table_CD.astype(table.dtype)
     right_KC = _right(table_CD, table.dtype, table.score_dtype)
@@ -283,7 +294,7 @@ def own_gradients_of(
     """
     if not backend.is_cpu():
         return None
-    row_ND = rounded_as_factor(table.table_VD[target_N], table.dtype)
+    row_ND = rounded_as_factor(table.rows(target_N), table.dtype)
     factor_ND = rounded_as_factor(scale_N[:, None] * hidden.hidden_ND, table.dtype)
     return (exp_sum_N * scale_N)[:, None] * row_ND, exp_sum_N[:, None] * factor_ND
 

@@ -122,18 +122,17 @@ def loss_sum(
       allowed_V: bool.
       excluded_BX: int32 rows of the table, 0-padded, or None.
       dtype: "float32" or "bfloat16", of what the matmuls of the gradients multiply.
-        Sums are float32, and scores by `score_dtype`. With float32, against 54,543 rows
-        of width 64,
+        Scores and all sums are float32. With float32, against 54,543 rows of width 64,
         a position's loss is off from float64 by 2^-19 nats in the mean, and a gradient
         by 2^-17 of the sum of its terms' sizes at the most (tests/test_softmax.py);
         where a GPU multiplies it as TF32, a factor by 2^-11 of itself. With bfloat16 a
         term of the denominator is off by 2^-8 of itself at the most, so the loss of a
         position by .004 nats, and a gradient by 3 2^-8 of the sum of its terms' sizes;
         and see `score_tiles` for scores.
-      score_dtype: "float32" or "bfloat16", of what the matmul of the scores multiplies.
-        With bfloat16 the loss is that of hidden states and a table rounded to it, and
-        so are the gradients: a score is off by 2^-7 of the sum of its terms' sizes at
-        the most.
+      score_dtype: "float32" or "bfloat16", of what the matmul of the scores multiplies;
+        its sums are float32. With bfloat16 the loss is that of hidden states and a
+        table rounded to it, and so are the gradients: a score is off by 2^-7 of the sum
+        of its terms' sizes at the most.
       is_dense: whether nearly all positions have a target; see `losses.Packed`.
 
     Returns:
@@ -159,9 +158,7 @@ def _value(*arguments) -> Array:
 
 def _forward(hidden_ND, table_VD, positions, allowed_V, excluded_BX, how: _How):
     num_positions, num_rows = len(hidden_ND), len(table_VD)
-    hidden_ND, table_VD = (
-        rounded_as_factor(x, how.score_dtype) for x in (hidden_ND, table_VD)
-    )
+    hidden_ND = rounded_as_factor(hidden_ND, how.score_dtype)
     size, tile = tile_shape(num_rows, num_positions)
     more, more_rows = -num_positions % size, max(tile - num_rows, 0)
     hidden_ND = jnp.pad(hidden_ND, ((0, more), (0, 0)))
@@ -177,7 +174,7 @@ def _forward(hidden_ND, table_VD, positions, allowed_V, excluded_BX, how: _How):
             jnp.pad(positions.sequence_N, (0, more), mode="edge"),
             positions.count,
         ),
-        normaliser.bound(hidden_ND, table_VD),
+        _bound(hidden_ND, table_VD, how.score_dtype),
         size,
         how.is_dense,
     )
@@ -244,10 +241,19 @@ class _Problem(NamedTuple):
         return jax.lax.fori_loop(0, self.table.num_tiles, step, start)
 
 
+def _bound(hidden_ND: Array, table_VD: Array, score_dtype: str) -> Array:
+    """`normaliser.bound` of the scores, whose rows may be rounded, by 2^-8 of a row.
+
+    They are not rounded for it: that would be one table more in memory.
+    """
+    most = 1 + 2.0**-8 if score_dtype == "bfloat16" else 1.0
+    return most * normaliser.bound(hidden_ND, table_VD)
+
+
 def _shift_ahead(problem: _Problem) -> Array:
     """`normaliser.shift` of all positions, from no tile."""
-    hidden_ND, table_VD = problem.hidden.hidden_ND, problem.table.table_VD
-    about_own_N = jnp.sum(hidden_ND * table_VD[problem.positions.target_N], axis=-1)
+    own_row_ND = problem.table.rows(problem.positions.target_N)
+    about_own_N = jnp.sum(problem.hidden.hidden_ND * own_row_ND, axis=-1)
 
     def rise(chunk: Chunk, tile: Tile, highest_N):
         highest_n = scores_of(chunk, tile).highest_n()

@@ -207,6 +207,23 @@ def test_scores_of_bfloat16_are_of_rounded_states_and_rows(excluded):
 
 
 @pytest.mark.usefixtures("device")
+def test_scores_that_rounding_raises_are_finite():
+    """By 129 nats, above what no score of the unrounded can exceed."""
+    up = 1 + 2**-8 + 2**-12  # 1 + 2^-7 in bfloat16
+    one_1 = np.ones(1, np.int32)
+    positions = Positions(one_1, np.ones(1, np.float32), one_1 - 1, np.int32(1))
+    hidden_ND = np.full((1, 64), 256 * up, np.float32)
+    table_VD = np.ones((3, 64), np.float32)
+    table_VD[2] = up
+    loss_sum = functools.partial(softmax.loss_sum, score_dtype="bfloat16")
+    step = jax.jit(lambda *x: jax.value_and_grad(loss_sum, (0, 1))(*x))
+    allowed_V = np.arange(3) > 0
+    total, gradients = step(hidden_ND, table_VD, positions, allowed_V, None)
+    assert total == pytest.approx(64 * 256 * (1 + 2**-7) * 2**-7, rel=1e-5)
+    assert all(np.isfinite(grad).all() for grad in gradients)
+
+
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scores_of_bfloat16_are_one_product(dtype):
     hidden_ND, table_VD, positions, allowed_V, _ = problem(excluded=False)
@@ -312,9 +329,11 @@ def test_scores_are_nearly_float32_in_either_dtype(dtype):
     rng = np.random.default_rng(0)
     hidden_ND = rng.normal(size=(40, 64)).astype(np.float32)
     table_VD = rng.normal(size=(50, 64)).astype(np.float32)
-    hidden = score_tiles.hidden_forms(jnp.asarray(hidden_ND), dtype)
+    hidden = score_tiles.hidden_forms(jnp.asarray(hidden_ND), dtype, "float32")
     is_allowed_V = jnp.ones(50, bool)
-    table = score_tiles.Table(jnp.asarray(table_VD), is_allowed_V, None, 50, dtype)
+    table = score_tiles.Table(
+        jnp.asarray(table_VD), is_allowed_V, None, 50, dtype, "float32"
+    )
     zeros = (jnp.zeros(40, kind) for kind in ("i4", "f4", "i4"))
     positions = Positions(*zeros, jnp.int32(40))
 
@@ -494,8 +513,11 @@ def test_problems_side_by_side_are_those_one_by_one():
 
 
 @pytest.mark.parametrize("num_rows", [3417, 60_000, 163_840, 163_841])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_memory_is_that_of_some_positions(num_rows, dtype):
+@pytest.mark.parametrize(
+    "dtype, score_dtype",
+    [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")],
+)
+def test_memory_is_that_of_some_positions(num_rows, dtype, score_dtype):
     """Whose exponentials are kept, of a table of up to ten tiles; else of two tiles.
 
     Beside them are the table and the hidden states in other forms, of which bfloat16
@@ -512,13 +534,13 @@ def test_memory_is_that_of_some_positions(num_rows, dtype):
     )
     hidden = jax.ShapeDtypeStruct((num_positions, width), np.float32)
     table = jax.ShapeDtypeStruct((num_rows, width), np.float32)
-    loss_sum = functools.partial(softmax.loss_sum, dtype=dtype)
+    loss_sum = functools.partial(softmax.loss_sum, dtype=dtype, score_dtype=score_dtype)
     step = jax.jit(jax.value_and_grad(loss_sum, (0, 1)))
     compiled = step.lower(hidden, table, positions, allowed_V, excluded_BX).compile()
     temp_bytes = compiled.memory_analysis().temp_size_in_bytes
     size, tile = softmax.tile_shape(num_rows, num_positions)
     kept, some_rows = (num_rows, num_rows) if num_rows <= 163_840 else (0, tile)
-    hidden_forms = 4 if dtype == "float32" else 10
+    hidden_forms = 10 if dtype != score_dtype else 4 if dtype == "float32" else 5
     floats = size * (kept + 2 * tile)
     floats += width * (4 * some_rows + hidden_forms * num_positions)
     assert 0 < temp_bytes < 4 * floats
