@@ -81,12 +81,12 @@ are peer / jaxrec: 3 means that the peer takes three times as long, or as much m
 No peer has torch.compile as an option: a callback of ours sends the training step
 through it, and "not compiled" is the ratio without. It is among the settings of the
 records of one round, on the AMD EPYC and the processor without AMX, not of those of
-three. (The paper's code is compiled anew for every length of window: on Beauty the median
-of its steps is one that compiles, some hundreds of times ours, so that its memory in that
-setting, the least of all, is that of no use. Steps that do not compile take as long as
-uncompiled ones, which was seen in scratch and has no record.) PyTorch's float32 matmuls in
-bfloat16 were tried apart, for one round of the paper's code with full cross-entropy on
-ML-1M, and were no faster than bf16-mixed ([LOG.md](LOG.md)).
+three. (The paper's code is compiled anew for every length of window: on Beauty the
+median of its steps is one that compiles, some hundreds of times ours, but for one in
+bfloat16. Steps that do not compile take as long as uncompiled ones, which was seen in
+scratch and has no record.) PyTorch's float32 matmuls in bfloat16 were tried apart, for
+one round of the paper's code with full cross-entropy on ML-1M, and were no faster than
+bf16-mixed ([LOG.md](LOG.md)).
 
 The environments of the peers, as they were made for the records:
 
