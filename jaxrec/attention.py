@@ -112,19 +112,29 @@ def _forward(query_RHTK, key_RHMK, value_RHMK, mask_R1TM, dropout_key, rate: flo
         kept_RHTM = jnp.where(keep_RHTM, exp_RHTM, jnp.zeros((), dtype))
         kept_RHTM = jax.lax.optimization_barrier(kept_RHTM)
     # The sum is of the rounded exponentials, so that the probabilities sum to one.
-    share_RHT1 = 1 / exp_RHTM.sum(axis=-1, keepdims=True, dtype=jnp.float32)
-    share_RHT1 = jax.lax.optimization_barrier(share_RHT1)
+    inverse_RHT1 = 1 / exp_RHTM.sum(axis=-1, keepdims=True, dtype=jnp.float32)
+    inverse_RHT1 = jax.lax.optimization_barrier(inverse_RHT1)
     out_RHTK = _dot("rhtm,rhmk->rhtk", kept_RHTM, value_RHMK)
-    out_RHTK = (out_RHTK * (dropout.keep_scale(rate) * share_RHT1)).astype(dtype)
-    saved = query_RHTK, key_RHMK, value_RHMK, exp_RHTM, kept_RHTM, share_RHT1, out_RHTK
+    out_RHTK = (out_RHTK * (dropout.keep_scale(rate) * inverse_RHT1)).astype(dtype)
+    saved = (
+        query_RHTK,
+        key_RHMK,
+        value_RHMK,
+        exp_RHTM,
+        kept_RHTM,
+        inverse_RHT1,
+        out_RHTK,
+    )
     return out_RHTK, saved
 
 
 def _backward(rate: float, saved, grad_RHTK):
-    query_RHTK, key_RHMK, value_RHMK, exp_RHTM, kept_RHTM, share_RHT1, out_RHTK = saved
+    query_RHTK, key_RHMK, value_RHMK, exp_RHTM, kept_RHTM, inverse_RHT1, out_RHTK = (
+        saved
+    )
     dtype = value_RHMK.dtype
     # What a query's exponentials are divided by divides the gradient of its output.
-    grad_RHTK = grad_RHTK.astype(jnp.float32) * share_RHT1
+    grad_RHTK = grad_RHTK.astype(jnp.float32) * inverse_RHT1
     mean_RHT1 = (grad_RHTK * out_RHTK).sum(axis=-1, keepdims=True)
     grad_RHTK = jax.lax.optimization_barrier(
         (dropout.keep_scale(rate) * grad_RHTK).astype(dtype)

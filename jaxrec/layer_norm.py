@@ -46,13 +46,13 @@ def _backward(epsilon: float, saved, grad):
     z = (x - mean) * inverse
     z_grad = _along(scale_D, x) * grad
     # A barrier, or the means are made part of what uses them, entry by entry.
-    means = jax.lax.optimization_barrier(
+    along_one, along_z = jax.lax.optimization_barrier(
         (
             z_grad.mean(axis=-1, keepdims=True),
             (z_grad * z).mean(axis=-1, keepdims=True),
         )
     )
-    x_grad = inverse * (z_grad - means[0] - z * means[1])
+    x_grad = inverse * (z_grad - along_one - z * along_z)
     others = tuple(range(x.ndim - 1))
     return x_grad, (grad * z).sum(axis=others), grad.sum(axis=others)
 
