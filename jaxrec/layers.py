@@ -94,7 +94,7 @@ class Weights(nn.Module):
     """The kernel [D, F] and the bias [F] of a `Dense`, for what joins several."""
 
     features: int
-    kernel_init: Initializer = nn.initializers.normal(EMBEDDING_STDDEV)
+    kernel_init: Initializer
     bias_init: Initializer = nn.initializers.zeros_init()
 
     @nn.compact
