@@ -71,7 +71,8 @@ NOTES = [
     "is RePlay's encoder for windows of like length; 'bf16-mixed' is Lightning's; "
     "'torch.compile', of the training step, is no option of theirs: a callback of "
     "ours does it, and 'not compiled' is the least without. We run as installed, with "
-    "loss.dtype=bfloat16, and with loss.score_dtype=bfloat16 besides ('scores too').",
+    "loss.dtype=bfloat16, and with loss.score_dtype=bfloat16 besides ('scores too'); "
+    "'huge pages' tells the C library to use them.",
     "dtype: 'float32' is the fastest setting of float32 beside ours, 'any' the fastest "
     "of all beside the fastest of ours, and bars are judged in both. bf16-mixed is of "
     "the whole of a peer's model; ours is of the softmax: of the gradients' matmuls, "
@@ -268,12 +269,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--replay-python", **python, help="of an environment with replay-rec[torch]")
     count, amount = options.count, options.amount
     add("--rounds", type=count, default=3)
+    add("--once", default="", help="methods of the first round alone")
     add("--steps", type=count, default=6, help="of a measurement, at the least")
     add("--seconds", type=amount, default=10, help="of a measurement, at the least")
     add("--minutes", type=amount, help="begin no measurement after so many")
     options.add_output(parser, ROOT / "benchmarks" / "results")
     flags = parser.parse_args(argv)
     flags.methods = options.names("--methods", flags.methods, METHODS)
+    flags.once = options.names("--once", flags.once, METHODS) if flags.once else []
     if not (flags.paper_repo or flags.rectools_python or flags.replay_python):
         raise InputError(
             "no peer is named: give --rectools-python, --replay-python or "
@@ -316,7 +319,7 @@ def main(argv: Sequence[str]) -> int:
     about = {"commit": record.commit(), "arguments": bench.arguments}
     kept = Kept(ROOT / ".cache" / "peers" / f"{flags.dataset}.jsonl", about)
     minutes = float("inf") if flags.minutes is None else flags.minutes
-    todo = tasks(bench.python, flags.methods, flags.rounds)
+    todo = tasks(bench.python, flags.methods, flags.rounds, flags.once)
     done = measure_all(todo, bench.measure, kept, time.monotonic() + 60 * minutes)
     if done is None:
         print("not finished: give the same command again")

@@ -7,9 +7,22 @@ loss.dtype=bfloat16 also how scores and exponentials are rounded, within the bou
 program is traced.
 """
 
+import contextlib
+import ctypes
+
 import jax
 
 
 def is_cpu() -> bool:
     """Whether JAX computes on the CPU by default."""
     return jax.default_backend() == "cpu"
+
+
+def release_memory() -> None:
+    """Gives the system back what compiling took and has freed, where the C library can.
+
+    glibc keeps it for later, and a step, which takes its memory in a few large pieces,
+    would come on top.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)

@@ -52,7 +52,8 @@ class Training:
       mask_probability: of hiding an item, cloze only.
       ema_decay: of a moving average of the parameters, which is then what is ranked and
         kept; 0 for none.
-      steps_per_dispatch: steps that the device does in one call, at the most.
+      steps_per_dispatch: steps that the device does in one call, at the most; None for
+        `loop.steps_of_work`. A run is interrupted, saved and shown between calls.
       checkpoint_every_s: seconds between checkpoints, at the least; one is written at
         an interruption and at the end in any case.
       tensorboard: write TensorBoard events too.
@@ -70,7 +71,7 @@ class Training:
     patience: int = 10
     mask_probability: float = 0.2
     ema_decay: float = 0.0
-    steps_per_dispatch: int = 16
+    steps_per_dispatch: int | None = None
     checkpoint_every_s: float = 30.0
     tensorboard: bool = False
     wandb: bool = False
@@ -80,7 +81,8 @@ class Training:
     def __post_init__(self):
         for name in ("batch_size", "max_length", "max_epochs", "patience"):
             require(f"train.{name}", getattr(self, name), ">= 1")
-        require("train.steps_per_dispatch", self.steps_per_dispatch, ">= 1")
+        if self.steps_per_dispatch is not None:
+            require("train.steps_per_dispatch", self.steps_per_dispatch, ">= 1")
         require("train.mask_probability", self.mask_probability, "> 0", "< 1")
         require("train.ema_decay", self.ema_decay, ">= 0", "< 1")
         require("train.checkpoint_every_s", self.checkpoint_every_s, ">= 0")

@@ -7,14 +7,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import batches, evaluator, steps
+from jaxrec import backend, batches, evaluator, models, steps
 from jaxrec.batches import Plan
 from jaxrec.checkpoint import Checkpoints, TrainState
 from jaxrec.errors import InputError
@@ -83,6 +83,29 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(name, handler)
 
 
+# Multiplications and additions of a dispatch, about, and its steps at the fewest and at
+# the most, where a config does not say. Within a dispatch a run cannot be interrupted;
+# between two of them the memory of a step is taken anew, which on a CPU takes as long
+# as half a step (benchmarks/LOG.md).
+_CPU_WORK, _GPU_WORK = 1.5e12, 1e14
+_FEWEST_STEPS, _MOST_STEPS = 4, 64
+
+
+def steps_of_work(num_tokens: int, num_parameters: int) -> int:
+    """Steps that keep a device busy for some seconds, a GPU for less.
+
+    A step is taken to be 6 operations for each token and parameter, as it is in full
+    cross-entropy: a matmul forward and two backward.
+
+    On a CPU, ML-1M's and that of 1,600 tokens against 1 M items of width 128:
+    >>> steps_of_work(14_000, 282_048), steps_of_work(1_600, 128_000_000)
+    (63, 4)
+    """
+    work = 6 * num_tokens * num_parameters
+    most = (_CPU_WORK if backend.is_cpu() else _GPU_WORK) / work
+    return int(min(max(most, _FEWEST_STEPS), _MOST_STEPS))
+
+
 def dispatch_sizes(num_steps: int, most: int) -> list[int]:
     """Cuts an epoch into dispatches of at most `most` steps and few different sizes.
 
@@ -129,11 +152,19 @@ class Run:
         self.pending: list[tuple[jax.Array, jax.Array]] = []
         self.seen_at = time.monotonic()
         # One program: eagerly, each initialiser would be compiled on its own.
-        init = jax.jit(partial(steps.init_state, experiment.recipe))
-        self.state: TrainState = init()
-        # A copy, since the state's own buffers are donated to the next step.
-        self.best = jax.tree.map(jnp.copy, self.state.params)
+        self.init = jax.jit(partial(steps.init_state, experiment.recipe))
+        self.state_shapes: TrainState = jax.eval_shape(self.init)
         self.saved_at = time.monotonic()
+
+    @cached_property
+    def state(self) -> TrainState:
+        """Made when it is first asked for: compiling needs its shapes alone, and some
+        times the memory."""
+        state = self.init()
+        # A copy, since the state's own buffers are donated to the next step.
+        self.best = jax.tree.map(jnp.copy, state.params)
+        backend.release_memory()
+        return state
 
     def restore(self, checkpoints: Checkpoints) -> None:
         """Goes on from what was saved, if anything was, and saves there from now on."""
@@ -192,6 +223,10 @@ class Run:
 
     def dispatch_sizes(self, plan: Plan) -> list[int]:
         most = self.experiment.training.steps_per_dispatch
+        if most is None:
+            num_tokens = self.num_rows * self.experiment.recipe.max_length
+            num_parameters = models.num_parameters(self.state_shapes.params)
+            most = steps_of_work(num_tokens, num_parameters)
         return dispatch_sizes(len(plan.user_SB), most)
 
     def train_epoch(self, writers: Sequence[Writer], interrupted: list[int]) -> None:
@@ -207,7 +242,8 @@ class Run:
         num_steps = len(plan.user_SB)
         first = 0
         for size in self.dispatch_sizes(plan):
-            part = slice(first, first + size)
+            # Of a dispatch that was cut otherwise where the run began, what is left.
+            part = slice(max(first, progress.steps_done), first + size)
             first += size
             if first <= progress.steps_done:
                 continue
@@ -271,8 +307,10 @@ class Run:
             plan = jax.ShapeDtypeStruct(shape, jnp.int32)
             arguments = (experiment.log, self.train_end_U, experiment.items)
             jitted = jax.jit(function, donate_argnums=0)
-            lowered = jitted.lower(self.state, *arguments, plan, plan)
+            lowered = jitted.lower(self.state_shapes, *arguments, plan, plan)
+            backend.release_memory()  # what reading the data has left over
             self.compiled[key] = lowered.compile()
+            backend.release_memory()
             self.progress.compile_s += time.monotonic() - started
         return self.compiled[key]
 

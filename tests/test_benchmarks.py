@@ -229,11 +229,19 @@ def test_compared_systems_are_measured_close_together():
     names = [setting.name for setting in bench.SETTINGS["paper"]]
     group = [
         [OURS, "as installed"],
+        [OURS, "huge pages"],
         [OURS, "bfloat16"],
         [OURS, "bfloat16, scores too"],
+        [OURS, "huge pages, bfloat16, scores too"],
         *(["paper", name] for name in names),
     ]
     assert order == [[r, m, *one] for r in (0, 1) for m in ("x", "y") for one in group]
+
+
+def test_a_method_may_be_measured_once():
+    order = [*bench.tasks([OURS], ["x", "y"], 3, once=["y"])]
+    found = dict.fromkeys((task.round, task.method) for task in order)
+    assert [*found] == [(0, "x"), (0, "y"), (1, "x"), (2, "x")]
 
 
 @pytest.mark.parametrize("method", ["sasrec_ce", "sasrec_bce"])
@@ -243,15 +251,23 @@ def test_our_driver_has_the_loss_of_the_setting(setting, method):
     arguments += ["--max-length", "200", "--width", "64", "--steps", "3"]
     task = protocol.parse([*arguments, "--seconds", "1", *setting.arguments])
     settings = our_driver.settings_of(task)
-    if method == "sasrec_bce" and setting != AS_INSTALLED:
+    if method == "sasrec_bce" and not setting.is_float32:
         assert settings is None
         return
     found = [settings["loss"].get(name) for name in ("dtype", "score_dtype")]
-    assert found == {
-        "as installed": [None, None],
-        "bfloat16": ["bfloat16", "float32"],
-        "bfloat16, scores too": ["bfloat16", "bfloat16"],
-    }.get(setting.name)
+    assert (
+        found
+        == {
+            "as installed": [None, None],
+            "bfloat16": ["bfloat16", "float32"],
+            "bfloat16, scores too": ["bfloat16", "bfloat16"],
+        }[
+            setting.name.removeprefix("huge pages, ").replace(
+                "huge pages", "as installed"
+            )
+        ]
+    )
+    assert ("GLIBC_TUNABLES" in setting.variables) == ("huge" in setting.name)
     assert settings["data"]["name"] == "ml-1m"
 
 
@@ -325,7 +341,8 @@ def test_settings_are_what_they_are_called(system):
         is_bfloat16 = flags.dtype == "bfloat16"
         assert is_bfloat16 == (not setting.is_float32) == ("bf" in setting.name)
         assert (flags.workers == 2) == ("2 loaders" in setting.name)
-        assert bool(setting.variables) == ("memory kept" in setting.name)
+        is_of_memory = "memory kept" in setting.name or "huge pages" in setting.name
+        assert bool(setting.variables) == is_of_memory
 
 
 def test_a_bar_is_not_met_by_rounding():

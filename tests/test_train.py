@@ -479,6 +479,66 @@ def test_dispatches_make_up_the_epoch_in_at_most_two_sizes(num_steps, most):
     assert len(set(sizes)) <= 2
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "num_parameters", "expected"),
+    [
+        # 6 x 10^4 x 10^6 are 6 x 10^10 operations, 25 times in 1.5 x 10^12.
+        (10_000, 1_000_000, 25),
+        (10_000, 10_000_000, 4),
+        (10_000, 10_000, 64),
+    ],
+)
+def test_a_dispatch_is_a_few_seconds_of_work(num_tokens, num_parameters, expected):
+    assert loop.steps_of_work(num_tokens, num_parameters) == expected
+
+
+def test_a_gpu_does_more_in_a_dispatch(monkeypatch):
+    monkeypatch.setattr("jaxrec.backend.is_cpu", lambda: False)
+    # 6 x 10^12 operations, 16.7 times in 10^14.
+    assert loop.steps_of_work(10_000, 100_000_000) == 16
+
+
+def test_dispatches_go_by_the_work_where_the_config_does_not_say(frame, monkeypatch):
+    run = loop.Run(build(settings(), frame), began=0.0)
+    assert run.experiment.training.steps_per_dispatch is None
+    asked = []
+
+    def three(*arguments):
+        asked.append(arguments)
+        return 3
+
+    monkeypatch.setattr(loop, "steps_of_work", three)
+    assert run.dispatch_sizes(run.plan(0)) == [2, 2]  # of four steps, at most three
+    num_places = run.num_rows * run.experiment.recipe.max_length
+    num_parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
+    assert asked == [(num_places, num_parameters)]
+
+
+def test_an_epoch_goes_on_within_a_dispatch_that_is_cut_otherwise(frame, monkeypatch):
+    """After two steps of four, each a dispatch: the other two in one, none twice."""
+    config = settings(steps_per_dispatch=1)
+    whole, stopped = (loop.Run(build(config, frame), began=0.0) for _ in range(2))
+    whole.train_epoch([], [])
+    plan = stopped.plan(0)
+    assert len(plan.user_SB) == 4
+    for i in range(2):
+        part = slice(i, i + 1)
+        stopped.dispatch(plan.user_SB[part], plan.slot_SB[part], stopped.num_rows)
+    stopped.progress.steps_done = 2
+    monkeypatch.setattr(loop.Run, "dispatch_sizes", lambda self, plan: [4])
+    stopped.train_epoch([], [])
+    assert {shape for shape, _ in stopped.compiled} == {1, 2}
+    assert_trees_equal(stopped.state, whole.state)
+
+
+def test_compiling_needs_no_state(frame):
+    run = loop.Run(build(settings(), frame), began=0.0)
+    run.compile_epoch()
+    assert "state" not in vars(run)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), run.state_shapes)
+    assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), run.state)
+
+
 def test_an_epoch_retraces_nothing(tmp_path, frame):
     """Three epochs of four steps: one program of train steps, one of ranks a part."""
     built = build(settings(steps_per_dispatch=2), frame)

@@ -6,7 +6,14 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +66,10 @@ BUCKETS = Setting("memory kept, buckets of 32", ("--bucket-size", "32"), KEEP)
 # buckets cannot: they put bfloat16 in an array of float32.)
 OUR_BFLOAT16 = Setting("bfloat16", _BFLOAT16)
 OUR_SCORES = Setting("bfloat16, scores too", (*_BFLOAT16, *_SCORES))
+# What THP_MEM_ALLOC_ENABLE is to PyTorch: a dispatch takes its memory by 2 MiB.
+HUGE = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+OUR_HUGE = Setting("huge pages", (), HUGE)
+OUR_HUGE_SCORES = Setting(f"huge pages, {OUR_SCORES.name}", OUR_SCORES.arguments, HUGE)
 MIXED = Setting("memory kept, bf16-mixed", _BFLOAT16, KEEP)
 MIXED_LOADERS = Setting(
     "memory kept, 2 loaders, bf16-mixed", (*_BFLOAT16, *LOADERS.arguments), KEEP
@@ -72,7 +83,7 @@ MIXED_COMPILED = Setting(
 _IN_FLOAT32 = (AS_INSTALLED, KEEPS_MEMORY)
 _LIGHTNING = (*_IN_FLOAT32, LOADERS, COMPILED, MIXED, MIXED_LOADERS, MIXED_COMPILED)
 SETTINGS = {
-    OURS: (AS_INSTALLED, OUR_BFLOAT16, OUR_SCORES),
+    OURS: (AS_INSTALLED, OUR_HUGE, OUR_BFLOAT16, OUR_SCORES, OUR_HUGE_SCORES),
     "rectools": _LIGHTNING,
     "paper": _LIGHTNING,
     "replay": (*_IN_FLOAT32, BUCKETS, COMPILED, MIXED),
@@ -116,12 +127,21 @@ class Measured(NamedTuple):
 
 
 def tasks(
-    systems: Iterable[str], methods: Sequence[str], num_rounds: int
+    systems: Iterable[str],
+    methods: Sequence[str],
+    num_rounds: int,
+    once: Collection[str] = (),
 ) -> Iterator[Task]:
-    """In the order of measuring: what is compared is measured close together."""
+    """In the order of measuring: what is compared is measured close together.
+
+    Args:
+      once: methods that are in the first round alone.
+    """
     systems = list(systems)
     for round_ in range(num_rounds):
         for method in methods:
+            if round_ > 0 and method in once:
+                continue
             for system in systems:
                 for setting in SETTINGS[system]:
                     yield Task(round_, method, system, setting)

@@ -82,8 +82,8 @@ def main() -> None:
         compile_s=run.progress.compile_s,
         settings=[
             "short windows are encoded several to a row; up to "
-            f"{run.experiment.training.steps_per_dispatch} steps are one dispatch, and "
-            "what is timed is their mean",
+            f"{run.dispatch_sizes(run.plan(0))[0]} steps are one dispatch, and what is "
+            "timed is their mean",
             "neither PAD nor MASK is a class of its softmax; in RecTools and the "
             "paper's code they are",
             "bfloat16 is of the softmax alone: loss.dtype=bfloat16, and for scores "
