@@ -206,6 +206,7 @@ def large(shape: Shape = LARGE) -> dict[str, Any]:
     chosen = shapes.settings(shape, "sasrec_ce", **changes)
     began = time.perf_counter()
     trainer = Trainer(data.leave_one_out(shapes.made_log(shape)), chosen, num_steps=1)
+    jax.block_until_ready(trainer.run.state)
     ready_s = time.perf_counter() - began
     labels = trainer.run.experiment.split.train_lengths - 1
     (row,) = measure.in_turn([Variant({}, trainer)], rounds=3)

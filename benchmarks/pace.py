@@ -33,14 +33,14 @@ def run(
     dataset: str,
     methods: Sequence[str],
     *,
-    num_steps: int = 16,
-    seconds: float = 120,
+    num_steps: int | None = None,
+    seconds: float = 300,
     output: Path = measure.RESULTS,
 ) -> Path:
     """Measures the methods' own dispatches in turn, and writes the record.
 
     Args:
-      num_steps: of a dispatch.
+      num_steps: of a dispatch; the training loop's own if not given.
       seconds: after which no round begins.
     """
     chosen = {name: reproduce.settings_of(dataset, name, 0) for name in methods}
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
         "--methods", default=",".join(TITLES), help="with commas between"
     )
     parser.add_argument(
-        "--seconds", type=options.amount, default=120, help="of timing, about"
+        "--seconds", type=options.amount, default=300, help="of timing, about"
     )
     options.add_output(parser, measure.RESULTS)
     flags = parser.parse_args(argv)

@@ -80,8 +80,8 @@ code, all on one file, each in its own process and environment. The ratios
 are peer / jaxrec: 3 means that the peer takes three times as long, or as much memory.
 No peer has torch.compile as an option: a callback of ours sends the training step
 through it, and "not compiled" is the ratio without. It is among the settings of the
-records of one round, on the AMD EPYC and the processor without AMX, not of those of
-three. (The paper's code is compiled anew for every length of window: on Beauty the
+records on the AMD EPYC and on the processor without AMX, not of the others. (The
+paper's code is compiled anew for every length of window: on Beauty the
 median of its steps is one that compiles, some hundreds of times ours, but for one in
 bfloat16. Steps that do not compile take as long as uncompiled ones, which was seen in
 scratch and has no record.) PyTorch's float32 matmuls in bfloat16 were tried apart, for
@@ -107,6 +107,9 @@ git -C ../paper checkout 29c272e
 
 Drawn by `python -m benchmarks.size_figures` from the records below. The sampled softmax
 has 1,000 negatives where the catalogue varies, and 3,000 where the window does.
+
+On a CPU these are dispatches of two steps, which take their memory from the system
+anew: that is in the milliseconds, and in training a small part of them.
 
 Up to some 160,000 items a chunk's exponentials are kept until their sum is known; of a
 larger catalogue they are computed twice, in less memory: a step in the line.

@@ -64,8 +64,9 @@ NOTES = [
     "computes all rows; waiting for the next batch is in it, reading the data and "
     "validation are not. Compiling is apart. Seconds and ratios are medians over the "
     "rounds.",
-    "Memory is the peak of the process that trains, the whole of its run: the least of "
-    "the settings.",
+    "Memory is the peak of the process that trains, from its start on, with the data "
+    "read and the program compiled, and nothing validated or saved: the least of the "
+    "settings.",
     "Settings: 'memory kept' tells the C library to keep freed memory and PyTorch to "
     "use huge pages; '2 loaders' are processes that prepare batches; 'buckets of 32' "
     "is RePlay's encoder for windows of like length; 'bf16-mixed' is Lightning's; "
@@ -276,7 +277,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options.add_output(parser, ROOT / "benchmarks" / "results")
     flags = parser.parse_args(argv)
     flags.methods = options.names("--methods", flags.methods, METHODS)
-    flags.once = options.names("--once", flags.once, METHODS) if flags.once else []
+    flags.once = (
+        options.names("--once", flags.once, flags.methods) if flags.once else []
+    )
     if not (flags.paper_repo or flags.rectools_python or flags.replay_python):
         raise InputError(
             "no peer is named: give --rectools-python, --replay-python or "

@@ -215,7 +215,7 @@ def run(
     dataset: str,
     *,
     methods: Sequence[str] = tuple(METHODS),
-    num_steps: int | None = None,
+    num_steps: int = 16,
     users: int | None = None,
     rates: Rates | None = None,
     output: Path = measure.RESULTS,
@@ -223,11 +223,11 @@ def run(
     """Measures and writes the record of a data set.
 
     Args:
-      num_steps: of a dispatch; by the device if not given.
+      num_steps: of a dispatch. Of two, on a CPU, a quarter would be the taking of
+        memory, which every dispatch does anew.
       users: of the made log; enough for the dispatch if not given.
       rates: of the device; measured if not given.
     """
-    num_steps = num_steps or (2 if measure.on_cpu() else 16)
     rates = rates or roofline.measured()
     measured = partial(
         profile, num_steps=num_steps, users=users or 128 * num_steps, rates=rates

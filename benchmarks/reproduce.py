@@ -29,11 +29,7 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "reproduction.md"
 # Options that change no number of a result: where things are, and what is shown.
 FREE = {
     "data": workdirs.FREE["data"],
-    # How an epoch is cut into dispatches changes no more than roundings of its loss.
-    "train": (
-        "steps_per_dispatch",
-        *({*workdirs.FREE["train"]} - {"max_epochs", "patience"}),
-    ),
+    "train": tuple({*workdirs.FREE["train"]} - {"max_epochs", "patience"}),
 }
 
 

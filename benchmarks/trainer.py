@@ -19,7 +19,7 @@ class Trainer:
     Args:
       split: what to train on.
       chosen: the config.
-      num_steps: of one dispatch; the epoch's first ones.
+      num_steps: of one dispatch, the epoch's first ones; None for the training loop's.
       change: of the experiment's recipe, to try another.
 
     Attributes:
@@ -31,7 +31,7 @@ class Trainer:
         split: Split,
         chosen: Mapping[str, Any],
         *,
-        num_steps: int,
+        num_steps: int | None,
         change: Any = None,
     ):
         experiment = shapes.on_split(split, chosen)
@@ -40,6 +40,8 @@ class Trainer:
             experiment = shapes.with_recipe(experiment, recipe)
         self.run = Run(experiment, time.monotonic())
         self.plan = self.run.plan(0)
+        if num_steps is None:
+            num_steps = self.run.dispatch_sizes(self.plan)[0]
         self.num_steps = min(num_steps, len(self.plan.user_SB))
         self.part = (
             self.plan.user_SB[: self.num_steps],

@@ -99,6 +99,7 @@ class Evaluator:
         self._encoder, self._split, self._log = encoder, split, log
         self._max_length, self._batch_size = max_length, batch_size
         self._programs: dict[tuple[int, int], jax.stages.Wrapped] = {}
+        self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
     @functools.cached_property
     def _is_first_I(self) -> jax.Array:
@@ -120,8 +121,19 @@ class Evaluator:
         Raises:
           InputError: a score is not finite; a rank among NaN means nothing.
         """
-        found = self._program(chunks)(chunks.rows, params, self._log, self._is_first_I)
+        program = self._compiled.get(_shape(chunks)) or self._program(chunks)
+        found = program(chunks.rows, params, self._log, self._is_first_I)
         return gather(jax.device_get(found), chunks.order_N)
+
+    def compile(self, params, chunks: Chunks) -> None:
+        """Compiles the ranking of the chunks ahead of it.
+
+        Args:
+          params: of the shapes that parameters will have, arrays or not.
+        """
+        arguments = (chunks.rows, params, self._log, self._is_first_I)
+        lowered = self._program(chunks).lower(*arguments)
+        self._compiled[_shape(chunks)] = lowered.compile()
 
     def _program(self, chunks: Chunks) -> jax.stages.Wrapped:
         shape = (chunks.num_rows, chunks.capacity)
@@ -137,6 +149,11 @@ class Evaluator:
             )
             self._programs[shape] = in_one_dispatch(step)
         return self._programs[shape]
+
+
+def _shape(chunks: Chunks) -> tuple[int, ...]:
+    """What the program that ranks the chunks goes by."""
+    return (*chunks.rows.start_B.shape, chunks.num_rows, chunks.capacity)
 
 
 def in_one_dispatch(step: Callable[..., Any]) -> jax.stages.Wrapped:

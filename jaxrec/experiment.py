@@ -53,7 +53,8 @@ class Training:
       ema_decay: of a moving average of the parameters, which is then what is ranked and
         kept; 0 for none.
       steps_per_dispatch: steps that the device does in one call, at the most; None for
-        `loop.steps_of_work`. A run is interrupted, saved and shown between calls.
+        as many as are some seconds of work, up to 64. A run is saved, and stopped by
+        Ctrl-C, between calls.
       checkpoint_every_s: seconds between checkpoints, at the least; one is written at
         an interruption and at the end in any case.
       tensorboard: write TensorBoard events too.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,8 @@ class Progress:
       loss_sum, weight_sum: of those steps.
       best_value, best_epoch: of the monitored metric; the epoch counts from 1.
       epoch_s: seconds in planning the unfinished epoch and in its steps.
-      train_s, compile_s, total_s: seconds in steps, in compiling them, and in all, the
-        reading of the data and the last ranking included.
+      train_s, compile_s, total_s: seconds in steps, in compiling them and validation,
+        and in all, the reading of the data and the last ranking included.
     """
 
     epoch: int = 0
@@ -83,27 +83,41 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(name, handler)
 
 
-# Multiplications and additions of a dispatch, about, and its steps at the fewest and at
-# the most, where a config does not say. Within a dispatch a run cannot be interrupted;
-# between two of them the memory of a step is taken anew, which on a CPU takes as long
-# as half a step (benchmarks/LOG.md).
+# Operations of a dispatch and its steps, at the most, where a config does not say. A
+# run is stopped and saved between dispatches, and on a CPU each takes the memory of its
+# steps anew, which on ML-1M takes half as long as a step (benchmarks/LOG.md). That of a
+# GPU is a guess: nothing was timed there.
 _CPU_WORK, _GPU_WORK = 1.5e12, 1e14
-_FEWEST_STEPS, _MOST_STEPS = 4, 64
+_MOST_STEPS = 64
+# That take as long as Adam's passes over a parameter do.
+_PARAMETER_WORK = 1000
 
 
-def steps_of_work(num_tokens: int, num_parameters: int) -> int:
-    """Steps that keep a device busy for some seconds, a GPU for less.
+class Work(NamedTuple):
+    """What the operations of a training step go by.
 
-    A step is taken to be 6 operations for each token and parameter, as it is in full
-    cross-entropy: a matmul forward and two backward.
-
-    On a CPU, ML-1M's and that of 1,600 tokens against 1 M items of width 128:
-    >>> steps_of_work(14_000, 282_048), steps_of_work(1_600, 128_000_000)
-    (63, 4)
+    num_tokens: places in the rows of the encoder.
+    num_parameters: the table's among them.
+    table_size: V D.
+    candidates_size: numbers in the rows of the table that a token competes with.
     """
-    work = 6 * num_tokens * num_parameters
-    most = (_CPU_WORK if backend.is_cpu() else _GPU_WORK) / work
-    return int(min(max(most, _FEWEST_STEPS), _MOST_STEPS))
+
+    num_tokens: int
+    num_parameters: int
+    table_size: int
+    candidates_size: int
+
+    @property
+    def operations(self) -> float:
+        """A matmul forward and two backward with all that a token meets, and Adam."""
+        met = self.num_parameters - self.table_size + self.candidates_size
+        return 6.0 * self.num_tokens * met + _PARAMETER_WORK * self.num_parameters
+
+    @property
+    def steps(self) -> int:
+        """Those that keep a device busy for some seconds, a GPU for less."""
+        most = _CPU_WORK if backend.is_cpu() else _GPU_WORK
+        return int(min(max(most / max(self.operations, 1.0), 1), _MOST_STEPS))
 
 
 def dispatch_sizes(num_steps: int, most: int) -> list[int]:
@@ -120,6 +134,24 @@ def dispatch_sizes(num_steps: int, most: int) -> list[int]:
     size = divisors[0] if divisors else most
     whole, rest = divmod(num_steps, size)
     return [size] * whole + ([rest] if rest else [])
+
+
+class Pending(NamedTuple):
+    """A dispatch that was not waited for: its steps, and (loss, weight) summed."""
+
+    num_steps: int
+    sums: tuple[jax.Array, jax.Array]
+
+
+def wait(arrays: Sequence[Any]) -> None:
+    """Until the device has them; a signal's handler is called meanwhile.
+
+    A plain wait is inside the runtime, and Python calls no handler until it ends.
+    """
+    began = time.monotonic()
+    while not all(x.is_ready() for x in arrays):
+        # Often enough to be late by a fiftieth, and seldom enough to cost nothing.
+        time.sleep(min(0.05, 1e-4 + 0.02 * (time.monotonic() - began)))
 
 
 class Run:
@@ -148,8 +180,8 @@ class Run:
         self.planned: dict[int, Plan] = {}  # by epoch, ahead of it
         self.compiled: dict[tuple[int, int], jax.stages.Compiled] = {}
         self.progress = Progress()
-        # Sums of dispatches that the device may still be at, and when it was last seen.
-        self.pending: list[tuple[jax.Array, jax.Array]] = []
+        # Dispatches that the device may still be at, and when it was last seen.
+        self.pending: list[Pending] = []
         self.seen_at = time.monotonic()
         # One program: eagerly, each initialiser would be compiled on its own.
         self.init = jax.jit(partial(steps.init_state, experiment.recipe))
@@ -158,19 +190,25 @@ class Run:
 
     @cached_property
     def state(self) -> TrainState:
-        """Made when it is first asked for: compiling needs its shapes alone, and some
-        times the memory."""
-        state = self.init()
+        """Made when it is asked for: compiling, which comes first, needs its shapes."""
+        return self.init()
+
+    @cached_property
+    def best(self) -> Any:
+        """The best parameters so far, at first those that training begins with."""
         # A copy, since the state's own buffers are donated to the next step.
-        self.best = jax.tree.map(jnp.copy, state.params)
+        return jax.tree.map(jnp.copy, self.state.params)
+
+    def start(self) -> None:
+        """Makes the state, unless there is one."""
+        _ = self.best
         backend.release_memory()
-        return state
 
     def restore(self, checkpoints: Checkpoints) -> None:
         """Goes on from what was saved, if anything was, and saves there from now on."""
         self.checkpoints = checkpoints
         if checkpoints.exists:
-            self.state, best, saved = checkpoints.restore(self.state)
+            self.state, best, saved = checkpoints.restore(self.state_shapes)
             self.best = jax.tree.map(jnp.copy, best)
             compile_s = self.progress.compile_s
             self.progress = Progress(**saved)
@@ -203,6 +241,7 @@ class Run:
           writers: take the numbers of each epoch, and of each dispatch if they `tick`.
           interrupted: see `interruptible`.
         """
+        self.start()
         while not self.is_finished:
             self.train_epoch(writers, interrupted)
             values = self.end_epoch()
@@ -216,18 +255,42 @@ class Run:
 
     def compile_epoch(self) -> None:
         """Compiles what the first epoch needs."""
+        backend.release_memory()  # what reading the data has left over
         plan = self.plan(0)
         sizes = self.dispatch_sizes(plan)
         for size in set(sizes):
             self.compile((size, plan.user_SB.shape[1]), self.num_rows)
 
+    def compile_validation(self) -> None:
+        """Compiles the ranking of the validation rows."""
+        started = time.monotonic()
+        params = self.state_shapes.params
+        self.experiment.evaluator.compile(params, self.valid)
+        backend.release_memory()
+        self.progress.compile_s += time.monotonic() - started
+
     def dispatch_sizes(self, plan: Plan) -> list[int]:
         most = self.experiment.training.steps_per_dispatch
         if most is None:
-            num_tokens = self.num_rows * self.experiment.recipe.max_length
-            num_parameters = models.num_parameters(self.state_shapes.params)
-            most = steps_of_work(num_tokens, num_parameters)
+            most = self.work.steps
         return dispatch_sizes(len(plan.user_SB), most)
+
+    @property
+    def work(self) -> Work:
+        """Of a step."""
+        recipe, params = self.experiment.recipe, self.state_shapes.params
+        encoder = recipe.encoder
+        table = jax.eval_shape(
+            lambda x: encoder.apply({"params": x}, method="table"), params
+        )
+        num_rows, width = table.shape
+        num_candidates = recipe.objective.num_negatives or num_rows
+        return Work(
+            self.num_rows * recipe.max_length,
+            models.num_parameters(params),
+            num_rows * width,
+            num_candidates * width,
+        )
 
     def train_epoch(self, writers: Sequence[Writer], interrupted: list[int]) -> None:
         """The steps of an epoch that are not done yet.
@@ -255,8 +318,9 @@ class Run:
             progress.steps_done = first
             if progress.weight_sum > 0:
                 rate = progress.weight_sum / progress.epoch_s
+                waited_for = first - sum(one.num_steps for one in self.pending)
                 for writer in writers:
-                    writer.tick(first / num_steps, rate)
+                    writer.tick(waited_for / num_steps, rate)
             if first < num_steps:
                 if interrupted:
                     self.stop()
@@ -275,14 +339,16 @@ class Run:
         if not self.pending:
             self.seen_at = time.monotonic()
         self.state, sums = call(self.state, *arguments, user_SB, slot_SB)
-        self.pending.append(sums)
+        self.pending.append(Pending(len(user_SB), sums))
         self.settle(keep=1)
 
     def settle(self, keep: int = 0) -> None:
         """Adds up what the pending dispatches did, but for the last `keep` of them."""
         progress = self.progress
         while len(self.pending) > keep:
-            loss_sum, weight_sum = map(float, jax.device_get(self.pending.pop(0)))
+            sums = self.pending.pop(0).sums
+            wait(sums)
+            loss_sum, weight_sum = map(float, jax.device_get(sums))
             now = time.monotonic()
             progress.epoch_s += now - self.seen_at
             self.seen_at = now
@@ -308,7 +374,6 @@ class Run:
             arguments = (experiment.log, self.train_end_U, experiment.items)
             jitted = jax.jit(function, donate_argnums=0)
             lowered = jitted.lower(self.state_shapes, *arguments, plan, plan)
-            backend.release_memory()  # what reading the data has left over
             self.compiled[key] = lowered.compile()
             backend.release_memory()
             self.progress.compile_s += time.monotonic() - started

@@ -97,6 +97,9 @@ def train(
         run = Run(built, began)
         # What cannot run fails in here, before anything is written.
         run.compile_epoch()
+        run.compile_validation()
+        if standing == workdirs.NEW:
+            run.start()
         workdirs.begin(folder, built)
         run.restore(stack.enter_context(Checkpoints(folder)))
         if run.progress.epoch or run.progress.steps_done:

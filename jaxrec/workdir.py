@@ -16,13 +16,15 @@ except ImportError:  # Windows
 
 NEW, INTERRUPTED, FINISHED = "new", "interrupted", "finished"
 
-# Options that a run may go on with another value of: they change no bit of an epoch.
+# Options that a run may go on with another value of: they change no bit of an epoch, or
+# how it is cut into dispatches, where XLA may add in another order.
 FREE = {
     "data": ("path",),
     "train": (
         "max_epochs",
         "patience",
         "checkpoint_every_s",
+        "steps_per_dispatch",
         "tensorboard",
         "wandb",
         "compile_cache",

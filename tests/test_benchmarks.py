@@ -255,19 +255,12 @@ def test_our_driver_has_the_loss_of_the_setting(setting, method):
         assert settings is None
         return
     found = [settings["loss"].get(name) for name in ("dtype", "score_dtype")]
-    assert (
-        found
-        == {
-            "as installed": [None, None],
-            "bfloat16": ["bfloat16", "float32"],
-            "bfloat16, scores too": ["bfloat16", "bfloat16"],
-        }[
-            setting.name.removeprefix("huge pages, ").replace(
-                "huge pages", "as installed"
-            )
-        ]
-    )
-    assert ("GLIBC_TUNABLES" in setting.variables) == ("huge" in setting.name)
+    dtypes = {
+        AS_INSTALLED.arguments: [None, None],
+        bench.OUR_BFLOAT16.arguments: ["bfloat16", "float32"],
+        bench.OUR_SCORES.arguments: ["bfloat16", "bfloat16"],
+    }
+    assert found == dtypes[setting.arguments]
     assert settings["data"]["name"] == "ml-1m"
 
 

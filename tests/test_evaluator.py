@@ -148,6 +148,30 @@ def test_all_chunks_are_one_dispatch(split, evaluators, monkeypatch):
     assert shape == chunks.rows.start_B.shape and shape[0] > 5
 
 
+def test_ranking_may_be_compiled_ahead(split, monkeypatch):
+    """For parameters that are not there yet; chunks of other shapes as ever."""
+    log = batches.log_on_device(split.dataset)
+    one = evaluator.Evaluator(
+        ENCODERS["sasrec"], split, log, max_length=MAX_LENGTH, batch_size=5
+    )
+    holdout, params = with_empty_history(split), params_of("sasrec")
+    chunks = one.cut(holdout)
+    one.compile(jax.eval_shape(lambda: params), chunks)
+    program_of, asked = one._program, []
+
+    def counted(chunks):
+        asked.append(chunks)
+        return program_of(chunks)
+
+    monkeypatch.setattr(one, "_program", counted)
+    expected = one_user_at_a_time("sasrec", split, holdout)
+    np.testing.assert_array_equal(one.ranks(params, chunks), expected)
+    assert not asked
+    few = Holdout(*(x[:4] for x in holdout))
+    np.testing.assert_array_equal(one.ranks(params, one.cut(few)), expected[:, :4])
+    assert len(asked) == 1
+
+
 def test_no_history_ranks_last(split, evaluators):
     """A causal model that has read nothing has no opinion: all scores are equal."""
     evaluator = evaluators("sasrec", 64)

@@ -480,55 +480,70 @@ def test_dispatches_make_up_the_epoch_in_at_most_two_sizes(num_steps, most):
 
 
 @pytest.mark.parametrize(
-    ("num_tokens", "num_parameters", "expected"),
+    ("is_cpu", "work", "expected"),
     [
-        # 6 x 10^4 x 10^6 are 6 x 10^10 operations, 25 times in 1.5 x 10^12.
-        (10_000, 1_000_000, 25),
-        (10_000, 10_000_000, 4),
-        (10_000, 10_000, 64),
+        # 6 x 10^4 x 10^6 for the matmuls and 10^3 x 10^6 for Adam: 6.1 x 10^10
+        # operations, 24 times in 1.5 x 10^12.
+        (True, loop.Work(10_000, 1_000_000, 800_000, 800_000), 24),
+        # The table counts by the rows that compete: 6 x 10^4 x 2.5 x 10^5 + 10^9.
+        (True, loop.Work(10_000, 1_000_000, 800_000, 50_000), 64),
+        (True, loop.Work(10_000, 100_000_000, 99_800_000, 800_000), 9),
+        (True, loop.Work(10_000, 100_000_000, 0, 0), 1),
+        (True, loop.Work(10_000, 0, 0, 0), 64),
+        # 6.1 x 10^12 operations, 16 times in 10^14.
+        (False, loop.Work(10_000, 100_000_000, 0, 0), 16),
     ],
 )
-def test_a_dispatch_is_a_few_seconds_of_work(num_tokens, num_parameters, expected):
-    assert loop.steps_of_work(num_tokens, num_parameters) == expected
+def test_a_dispatch_is_a_few_seconds_of_work(monkeypatch, is_cpu, work, expected):
+    monkeypatch.setattr("jaxrec.backend.is_cpu", lambda: is_cpu)
+    assert work.steps == expected
 
 
-def test_a_gpu_does_more_in_a_dispatch(monkeypatch):
-    monkeypatch.setattr("jaxrec.backend.is_cpu", lambda: False)
-    # 6 x 10^12 operations, 16.7 times in 10^14.
-    assert loop.steps_of_work(10_000, 100_000_000) == 16
-
-
-def test_dispatches_go_by_the_work_where_the_config_does_not_say(frame, monkeypatch):
-    run = loop.Run(build(settings(), frame), began=0.0)
+@pytest.mark.parametrize(("loss", "num_rows"), [("ce", None), ("sampled_ce", 8)])
+def test_dispatches_go_by_the_work_where_the_config_does_not_say(
+    frame, monkeypatch, loss, num_rows
+):
+    run = loop.Run(build(settings(loss=loss), frame), began=0.0)
     assert run.experiment.training.steps_per_dispatch is None
-    asked = []
-
-    def three(*arguments):
-        asked.append(arguments)
-        return 3
-
-    monkeypatch.setattr(loop, "steps_of_work", three)
-    assert run.dispatch_sizes(run.plan(0)) == [2, 2]  # of four steps, at most three
-    num_places = run.num_rows * run.experiment.recipe.max_length
     num_parameters = sum(x.size for x in jax.tree.leaves(run.state.params))
-    assert asked == [(num_places, num_parameters)]
+    table_size = run.state.params["item_embedding"]["table"].size
+    assert run.work == loop.Work(
+        num_tokens=run.num_rows * 12,
+        num_parameters=num_parameters,
+        table_size=table_size,
+        candidates_size=table_size if num_rows is None else num_rows * 16,
+    )
+    monkeypatch.setattr(loop.Work, "steps", property(lambda work: 3))
+    assert run.dispatch_sizes(run.plan(0)) == [2, 2]  # of four steps, at most three
 
 
 def test_an_epoch_goes_on_within_a_dispatch_that_is_cut_otherwise(frame, monkeypatch):
-    """After two steps of four, each a dispatch: the other two in one, none twice."""
-    config = settings(steps_per_dispatch=1)
+    """After two steps of eight: the two that are left of the first four, and four."""
+    config = settings(steps_per_dispatch=2, batch_size=16)
     whole, stopped = (loop.Run(build(config, frame), began=0.0) for _ in range(2))
     whole.train_epoch([], [])
     plan = stopped.plan(0)
-    assert len(plan.user_SB) == 4
-    for i in range(2):
-        part = slice(i, i + 1)
-        stopped.dispatch(plan.user_SB[part], plan.slot_SB[part], stopped.num_rows)
+    assert len(plan.user_SB) == 8
+    stopped.dispatch(plan.user_SB[:2], plan.slot_SB[:2], stopped.num_rows)
     stopped.progress.steps_done = 2
-    monkeypatch.setattr(loop.Run, "dispatch_sizes", lambda self, plan: [4])
+    monkeypatch.setattr(loop.Run, "dispatch_sizes", lambda self, plan: [4, 4])
     stopped.train_epoch([], [])
-    assert {shape for shape, _ in stopped.compiled} == {1, 2}
+    assert {shape for shape, _ in stopped.compiled} == {2, 4}
     assert_trees_equal(stopped.state, whole.state)
+    assert stopped.progress.weight_sum == whole.progress.weight_sum
+    assert stopped.progress.loss_sum == pytest.approx(whole.progress.loss_sum, rel=1e-6)
+
+
+def test_a_run_goes_on_with_dispatches_of_another_size(tmp_path, frame, monkeypatch):
+    config = settings(steps_per_dispatch=2, batch_size=16)
+    whole = train.train(config, tmp_path / "whole", frame=frame, log=quiet)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(KeyboardInterrupt, match="--resume"):
+            train.train(config, tmp_path / "run", frame=frame, log=quiet)
+    config["train"]["steps_per_dispatch"] = 4
+    resumed = train.train(config, tmp_path / "run", frame=frame, log=quiet, resume=True)
+    assert resumed["test"] == whole["test"]
 
 
 def test_compiling_needs_no_state(frame):
@@ -537,6 +552,79 @@ def test_compiling_needs_no_state(frame):
     assert "state" not in vars(run)
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype), run.state_shapes)
     assert shapes == jax.tree.map(lambda x: (x.shape, x.dtype), run.state)
+
+
+def test_validation_is_compiled_before_the_first_epoch(tmp_path, frame, monkeypatch):
+    events = []
+    original = jax.stages.Lowered.compile
+
+    def compile_(self, *args, **kwargs):
+        events.append("compile")
+        return original(self, *args, **kwargs)
+
+    validate = loop.Run.validate
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_)
+    monkeypatch.setattr(
+        loop.Run, "validate", lambda self: events.append("validate") or validate(self)
+    )
+    train.train(settings(max_epochs=2), tmp_path / "run", frame=frame, log=quiet)
+    assert events == ["compile", "compile", "validate", "validate"]
+
+
+def test_a_state_is_not_made_within_an_epoch(tmp_path, frame, monkeypatch):
+    """Nor after the folder is written: what cannot be made leaves nothing behind."""
+    events = []
+
+    def told(owner, name):
+        original = getattr(owner, name)
+
+        def call(*args, **kwargs):
+            events.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    told(loop.Run, "start")
+    told(workdirs, "begin")
+    told(loop.Run, "train_epoch")
+    train.train(settings(max_epochs=1), tmp_path / "run", frame=frame, log=quiet)
+    assert events == ["start", "begin", "start", "train_epoch"]
+
+
+def test_the_best_parameters_are_at_first_those_that_training_begins_with(frame):
+    run = loop.Run(build(settings(), frame), began=0.0)
+    run.start()
+    first = jax.tree.map(np.asarray, run.state.params)
+    run.train_epoch([], [])
+    assert_trees_equal(run.best, first)
+
+
+def test_shares_of_an_epoch_are_of_steps_that_are_done(frame):
+    """One dispatch is always under way: the second of two tells of the first."""
+
+    class Shares(list):
+        def tick(self, share, tokens_per_s):
+            self.append(share)
+
+    shares = Shares()
+    run = loop.Run(build(settings(steps_per_dispatch=1), frame), began=0.0)
+    run.train_epoch([shares], [])
+    assert shares == [0.25, 0.5, 0.75]
+
+
+def test_a_signal_is_answered_while_the_device_works(monkeypatch):
+    class Slow:
+        def is_ready(self):
+            return False
+
+    def handler_runs(seconds):
+        assert 0 < seconds <= 0.05
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.time, "sleep", handler_runs)
+    with pytest.raises(KeyboardInterrupt):
+        loop.wait((Slow(),))
+    loop.wait(tuple(jax.block_until_ready([jax.numpy.ones(2)])))
 
 
 def test_an_epoch_retraces_nothing(tmp_path, frame):
