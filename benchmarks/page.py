@@ -88,6 +88,9 @@ scratch and has no record.) PyTorch's float32 matmuls in bfloat16 were tried apa
 one round of the paper's code with full cross-entropy on ML-1M, and were no faster than
 bf16-mixed ([LOG.md](LOG.md)).
 
+"As installed" is a peer's ratio without the settings of the system's memory, beside our
+fastest setting. Peak memory is of training alone: nothing is validated or saved.
+
 The environments of the peers, as they were made for the records:
 
 ```
@@ -113,6 +116,14 @@ anew: that is in the milliseconds, and in training a small part of them.
 
 Up to some 160,000 items a chunk's exponentials are kept until their sum is known; of a
 larger catalogue they are computed twice, in less memory: a step in the line.
+""",
+    "memory": """\
+A dispatch is one step, which takes its memory from the system anew: that is in the
+milliseconds, and in training a small part of them.
+""",
+    "cpu_choices": """\
+A call is of one to four steps or losses, which take their memory from the system anew:
+that is in the milliseconds, and in training a small part of them.
 """,
     "gpu_programs": """\
 XLA compiles for a GPU that it is told about and does not see. Nothing was run: there is

@@ -149,7 +149,11 @@ def row(
         "compile_s": round(statistics.median(one.line["compile_s"] for one in runs), 1),
     }
     if system == OURS:
-        return found
+        epochs = {
+            name: median_and_range([one.seconds_per_epoch for one in runs], 2)[0]
+            for name, runs in settings.items()
+        }
+        return {**found, "seconds_of_settings": epochs, "peak_mb_of_settings": peaks}
     of_settings = {
         name: round(statistics.median(values), 2) for name, values in times.items()
     }

@@ -123,6 +123,7 @@ class Evaluator:
         """
         program = self._compiled.get(_shape(chunks)) or self._program(chunks)
         found = program(chunks.rows, params, self._log, self._is_first_I)
+        backend.wait(jax.tree.leaves(found))
         return gather(jax.device_get(found), chunks.order_N)
 
     def compile(self, params, chunks: Chunks) -> None:

@@ -89,7 +89,7 @@ def interruptible() -> Iterator[list[int]]:
 # GPU is a guess: nothing was timed there.
 _CPU_WORK, _GPU_WORK = 1.5e12, 1e14
 _MOST_STEPS = 64
-# That take as long as Adam's passes over a parameter do.
+# Operations that take as long as Adam's passes over one parameter do.
 _PARAMETER_WORK = 1000
 
 
@@ -141,17 +141,6 @@ class Pending(NamedTuple):
 
     num_steps: int
     sums: tuple[jax.Array, jax.Array]
-
-
-def wait(arrays: Sequence[Any]) -> None:
-    """Until the device has them; a signal's handler is called meanwhile.
-
-    A plain wait is inside the runtime, and Python calls no handler until it ends.
-    """
-    began = time.monotonic()
-    while not all(x.is_ready() for x in arrays):
-        # Often enough to be late by a fiftieth, and seldom enough to cost nothing.
-        time.sleep(min(0.05, 1e-4 + 0.02 * (time.monotonic() - began)))
 
 
 class Run:
@@ -243,6 +232,8 @@ class Run:
         """
         self.start()
         while not self.is_finished:
+            if interrupted:  # while something was compiled
+                self.stop()
             self.train_epoch(writers, interrupted)
             values = self.end_epoch()
             for writer in writers:
@@ -275,7 +266,7 @@ class Run:
             most = self.work.steps
         return dispatch_sizes(len(plan.user_SB), most)
 
-    @property
+    @cached_property
     def work(self) -> Work:
         """Of a step."""
         recipe, params = self.experiment.recipe, self.state_shapes.params
@@ -347,7 +338,7 @@ class Run:
         progress = self.progress
         while len(self.pending) > keep:
             sums = self.pending.pop(0).sums
-            wait(sums)
+            backend.wait(sums)
             loss_sum, weight_sum = map(float, jax.device_get(sums))
             now = time.monotonic()
             progress.epoch_s += now - self.seen_at
@@ -365,6 +356,7 @@ class Run:
         """The program of a dispatch, compiled once for each shape."""
         key = (shape[0], num_rows)
         if key not in self.compiled:
+            self.settle()  # or compiling would be in the time of the steps
             started = time.monotonic()
             experiment = self.experiment
             function = partial(

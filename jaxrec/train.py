@@ -72,7 +72,8 @@ def train(
         objective, an optimiser, `experiment.Training` and `experiment.Evaluation`.
       workdir: the run's folder; by default runs/<data>-<method>-seed<seed>.
       frame: a table of interactions in memory, in place of data.name or data.path.
-      resume: go on with the run in workdir, to the bits it would have had.
+      resume: go on with the run in workdir, to the bits it would have had (on a CPU,
+        and with the same steps_per_dispatch).
       log: takes lines of text; None for none.
 
     Returns:

@@ -16,8 +16,8 @@ except ImportError:  # Windows
 
 NEW, INTERRUPTED, FINISHED = "new", "interrupted", "finished"
 
-# Options that a run may go on with another value of: they change no bit of an epoch, or
-# how it is cut into dispatches, where XLA may add in another order.
+# Options that a run may go on with another value of: they change no bit of an epoch,
+# but for steps_per_dispatch: XLA may add in another order where it is cut otherwise.
 FREE = {
     "data": ("path",),
     "train": (

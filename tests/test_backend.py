@@ -1,9 +1,11 @@
-"""Memory that the C library has and the program has not."""
+"""Waiting for a device, and memory that the C library has and the program has not."""
 
 import ctypes
 import os
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -44,3 +46,18 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     backend.release_memory()
+
+
+def test_a_signal_is_answered_while_the_device_works(monkeypatch):
+    class Slow:
+        def is_ready(self):
+            return False
+
+    def handler_runs(seconds):
+        assert 0 < seconds <= 0.05
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backend.time, "sleep", handler_runs)
+    with pytest.raises(KeyboardInterrupt):
+        backend.wait((Slow(),))
+    backend.wait(tuple(jax.block_until_ready([jnp.ones(2)])))

@@ -299,6 +299,8 @@ def test_row():
         "tokens_per_s": 45,  # the median of 60 / 1 and 60 / 2
         "peak_mb": 50,
         "compile_s": 4.0,
+        "seconds_of_settings": {"as installed": 15.0},
+        "peak_mb_of_settings": {"as installed": 50},
     }
     found = peers.row("beauty", method, "paper", theirs, ours)
     assert found["setting"] == "memory kept, torch.compile"

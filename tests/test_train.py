@@ -612,19 +612,41 @@ def test_shares_of_an_epoch_are_of_steps_that_are_done(frame):
     assert shares == [0.25, 0.5, 0.75]
 
 
-def test_a_signal_is_answered_while_the_device_works(monkeypatch):
-    class Slow:
-        def is_ready(self):
-            return False
+def test_a_run_that_is_stopped_while_it_is_compiled_saves_and_goes_on(
+    tmp_path, frame, monkeypatch
+):
+    whole = train.train(settings(), tmp_path / "whole", frame=frame, log=quiet)
+    compile_ = loop.Run.compile_validation
 
-    def handler_runs(seconds):
-        assert 0 < seconds <= 0.05
-        raise KeyboardInterrupt
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        compile_(self)
 
-    monkeypatch.setattr(loop.time, "sleep", handler_runs)
-    with pytest.raises(KeyboardInterrupt):
-        loop.wait((Slow(),))
-    loop.wait(tuple(jax.block_until_ready([jax.numpy.ones(2)])))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "compile_validation", interrupted)
+        with pytest.raises(KeyboardInterrupt, match="epoch 1 after step 0"):
+            train.train(settings(), tmp_path / "run", frame=frame, log=quiet)
+    resumed = train.train(
+        settings(), tmp_path / "run", frame=frame, log=quiet, resume=True
+    )
+    assert resumed["test"] == whole["test"]
+
+
+def test_compiling_within_an_epoch_is_not_in_its_time(frame, monkeypatch):
+    """Of a dispatch of another size, while one is under way."""
+    run = loop.Run(build(settings(steps_per_dispatch=1), frame), began=0.0)
+    run.start()
+    plan, events = run.plan(0), []
+    original = jax.stages.Lowered.compile
+    monkeypatch.setattr(
+        jax.stages.Lowered,
+        "compile",
+        lambda self: events.append(len(run.pending)) or original(self),
+    )
+    run.dispatch(plan.user_SB[:1], plan.slot_SB[:1], run.num_rows)
+    assert len(run.pending) == 1
+    run.dispatch(plan.user_SB[1:3], plan.slot_SB[1:3], run.num_rows)
+    assert events == [0, 0]
 
 
 def test_an_epoch_retraces_nothing(tmp_path, frame):
