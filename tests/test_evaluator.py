@@ -172,6 +172,23 @@ def test_ranking_may_be_compiled_ahead(split, monkeypatch):
     assert len(asked) == 1
 
 
+def test_signals_are_answered_while_ranks_are_waited_for(
+    split, evaluators, monkeypatch
+):
+    """A `backend.wait`, not one inside the runtime, comes before they are fetched."""
+    evaluator, events = evaluators("sasrec", 5), []
+    fetch = jax.device_get
+
+    def fetched(x):
+        events.append("fetched")
+        return fetch(x)
+
+    monkeypatch.setattr(backend, "wait", lambda arrays: events.append(len(arrays)))
+    monkeypatch.setattr(jax, "device_get", fetched)
+    evaluator.ranks(params_of("sasrec"), evaluator.cut(split.test))
+    assert events == [4, "fetched"]  # three ranks, and whether scores are finite
+
+
 def test_no_history_ranks_last(split, evaluators):
     """A causal model that has read nothing has no opinion: all scores are equal."""
     evaluator = evaluators("sasrec", 64)
