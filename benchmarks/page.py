@@ -81,12 +81,12 @@ are peer / jaxrec: 3 means that the peer takes three times as long, or as much m
 No peer has torch.compile as an option: a callback of ours sends the training step
 through it, and "not compiled" is the ratio without. It is among the settings of the
 records on the AMD EPYC and on the processor without AMX, not of the others. (The
-paper's code is compiled anew for every length of window: on Beauty the
-median of its steps is one that compiles, some hundreds of times ours, but for one in
-bfloat16. Steps that do not compile take as long as uncompiled ones, which was seen in
-scratch and has no record.) PyTorch's float32 matmuls in bfloat16 were tried apart, for
-one round of the paper's code with full cross-entropy on ML-1M, and were no faster than
-bf16-mixed ([LOG.md](LOG.md)).
+paper's code is compiled anew for every length of window: on Beauty the median of its
+steps is one that compiles, some hundreds of times ours, but in bfloat16 on the
+processor without AMX. Steps that do not compile take as long as uncompiled ones, which
+was seen in scratch and has no record.) PyTorch's float32 matmuls in bfloat16 were tried
+apart, for one round of the paper's code with full cross-entropy on ML-1M, and were no
+faster than bf16-mixed ([LOG.md](LOG.md)).
 
 "As installed" is a peer's ratio without the settings of the system's memory, beside our
 fastest setting. Peak memory is of training alone: nothing is validated or saved.
