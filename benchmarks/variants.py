@@ -2,6 +2,7 @@
 
 sasrec_sampled_ce_300        300 negatives, not 3000
 sasrec_sampled_ce_share16    one set of negatives for every 16 sequences
+sasrec_sampled_ce_dealt      3000 for each sequence, all from one shuffle
 sasrec_ce_padding            PAD, and MASK of a cloze model, compete with the items
 sasrec_ce_bfloat16           the encoder computes in bfloat16
 sasrec_ce_bfloat16_loss      the matmuls of the loss's gradients do
@@ -31,6 +32,7 @@ class Variant(NamedTuple):
 _KINDS = (
     (r"(sasrec_sampled_ce)_([1-9]\d*)", ["loss.num_negatives={1}"], "SASRec+ {1}"),
     (r"(sasrec_sampled_ce)_share([1-9]\d*)", ["loss.share={1}"], "{0}, shared by {1}"),
+    (r"(sasrec_sampled_ce)_dealt", ["loss.draw=dealt"], "{0}, dealt"),
     (r"(.+)_padding", ["loss.include_padding=true"], "{0}, PAD competes"),
     (r"(.+)_bfloat16", ["model.dtype=bfloat16"], "{0}, bfloat16"),
     (r"(.+)_bfloat16_loss", ["loss.dtype=bfloat16"], "{0}, loss in bfloat16"),

@@ -17,18 +17,21 @@ differentiate them again where they are a loop over as many chunks as have a tar
     Catalogue   every allowed item, less some of each sequence's own   (ce, sampled_ce)
     Shared      S drawn items, shared by the positions of a sequence,
                 or by those of several sequences                       (sampled_ce)
+    Hands       S drawn items a sequence, all of one shuffle           (sampled_ce)
     Separate    S drawn items a position                               (bce, gbce)
 
 No loss stores scores of size [B, L, V] or gathers [B, S, D] or [B, L, S, D] at once.
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrec import binary, indices, sampled_softmax, softmax
+from jaxrec import binary, hands, indices, sampled_softmax, softmax
+from jaxrec.hands import Hands
 
 Array = jax.Array
 
@@ -51,10 +54,13 @@ class Shared(NamedTuple):
     negative_GS: int32. G divides B: set g is for the sequences from g B / G on.
     dropped_BX: int32, places in its set, 0..S-1, that do not compete with a sequence; S
       fills the rest. None if all compete.
+    reach_B2: int32, the first place in its set that competes with a sequence, and the
+      one after the last. None if all do.
     """
 
     negative_GS: Array
     dropped_BX: Array | None = None
+    reach_B2: Array | None = None
 
 
 class Separate(NamedTuple):
@@ -126,10 +132,7 @@ def _float32(*arrays: Array) -> tuple[Array, ...]:
 def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Targets:
     """The states of the positions with a weight, and what else is known of them."""
     assert weight_BL.size > 0, f"no positions: weights of shape {weight_BL.shape}"
-    packed = hidden
-    if not isinstance(packed, Packed):
-        place_M = jnp.arange(weight_BL.size, dtype=jnp.int32)
-        packed = Packed(jnp.asarray(hidden), place_M.reshape(weight_BL.shape))
+    packed = _packed(hidden, weight_BL.shape)
     assert packed.most > 0, f"no states: of shape {packed.hidden_RTD.shape}"
     index_N, count = compact(weight_BL, packed.most)
 
@@ -146,6 +149,14 @@ def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Tar
         jnp.minimum(index_N, weight_BL.size - 1) // weight_BL.shape[1],
         packed.is_dense,
     )
+
+
+def _packed(hidden: Array | Packed, shape: tuple[int, ...]) -> Packed:
+    """The states of [B, L] positions that may not be packed yet."""
+    if isinstance(hidden, Packed):
+        return hidden
+    place_M = jnp.arange(math.prod(shape), dtype=jnp.int32)
+    return Packed(jnp.asarray(hidden), place_M.reshape(shape))
 
 
 def compact(weight_BL: Array, most: int) -> tuple[Array, Array]:
@@ -220,7 +231,7 @@ def sampled_ce(
     table_VD: Array,
     target_BL: Array,
     weight_BL: Array,
-    candidates: Shared | Catalogue,
+    candidates: Shared | Hands | Catalogue,
     *,
     dtype: str = "float32",
     score_dtype: str = "float32",
@@ -229,7 +240,8 @@ def sampled_ce(
 
     sum_n w_n (logsumexp(s_n,target, s_n,j for j in the negatives) - s_n,target),
     without a correction for the sampling (logQ), as in the paper. Negatives shared by
-    many positions make their scores one [positions, D] x [D, S] matmul.
+    many positions make their scores one [positions, D] x [D, S] matmul, and those that
+    are dealt are gathered for several sequences at a time.
 
     When S is most of the catalogue it is cheaper to leave the other items out of the
     whole: candidates that come as a `Catalogue` less the items not drawn are the same
@@ -244,7 +256,17 @@ def sampled_ce(
         return ce(hidden, table_VD, target_BL, weight_BL, candidates, **dtypes)
 
     table_VD, weight_BL = _float32(table_VD, weight_BL)
+    if isinstance(candidates, Hands):
+        # Sequences in the order of their hands, so that those of a set are together.
+        candidates = jax.tree.map(jnp.asarray, candidates)
+        order_B = candidates.sequence_B
+        packed = _packed(hidden, weight_BL.shape)
+        hidden = dataclasses.replace(packed, place_BL=packed.place_BL[order_B])
+        target_BL, weight_BL = jnp.asarray(target_BL)[order_B], weight_BL[order_B]
     at = _targets(hidden, target_BL, weight_BL)
+    if isinstance(candidates, Hands):
+        negative_GS, reach_B2, dropped_BX = hands.unions(candidates, len(at.hidden_ND))
+        candidates = Shared(negative_GS, dropped_BX, reach_B2)
     sets = _sets(at, weight_BL, candidates)
     loss_sum = sampled_softmax.loss_sum(
         at.hidden_ND, table_VD, sets, dtype=dtype, score_dtype=score_dtype
@@ -260,9 +282,10 @@ def _sets(at: _Targets, weight_BL: Array, candidates: Shared) -> sampled_softmax
     of_set = num_sequences // num_sets
     has_weight_GM = weight_BL.reshape(num_sets, -1) > 0
     count_G = has_weight_GM.sum(axis=1, dtype=jnp.int32)
-    dropped_GCX = candidates.dropped_BX
-    if dropped_GCX is not None:
-        dropped_GCX = jnp.asarray(dropped_GCX).reshape(num_sets, of_set, -1)
+
+    def of_sets(x_BX: Array | None) -> Array | None:
+        return None if x_BX is None else jnp.asarray(x_BX).reshape(num_sets, of_set, -1)
+
     return sampled_softmax.Sets(
         jnp.cumsum(count_G) - count_G,
         count_G,
@@ -270,7 +293,8 @@ def _sets(at: _Targets, weight_BL: Array, candidates: Shared) -> sampled_softmax
         at.target_N,
         at.weight_N,
         at.sequence_N % of_set,
-        dropped_GCX,
+        of_sets(candidates.dropped_BX),
+        of_sets(candidates.reach_B2),
     )
 
 

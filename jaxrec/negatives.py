@@ -80,7 +80,7 @@ def unseen_count(seen_L: jax.Array, pool: Pool) -> jax.Array:
     Returns:
       int32, in 0..A.
     """
-    return len(pool.item_A) - _num_seen(_seen_index(seen_L, pool), pool)
+    return len(pool.item_A) - _num_seen(seen_index(seen_L, pool), pool)
 
 
 @jax.jit
@@ -129,7 +129,7 @@ def uniform_with_replacement(
 
     Source: Klenitskiy & Vasilev, RecSys 2023, the negatives of the vanilla SASRec.
     """
-    seen_index_L = _seen_index(seen_L, pool)
+    seen_index_L = seen_index(seen_L, pool)
     num_unseen = len(pool.item_A) - _num_seen(seen_index_L, pool)
     rank = jax.random.randint(key, shape, 0, num_unseen, jnp.int32)
     return _unseen_item(rank, seen_index_L, pool)
@@ -159,8 +159,8 @@ def uniform_without_replacement(
 
     Source: Klenitskiy & Vasilev, RecSys 2023, the negatives of SASRec+ 3000.
     """
-    _check_num_negatives(num_negatives, pool)
-    seen_index_L = _seen_index(seen_L, pool)
+    check_num_negatives(num_negatives, pool)
+    seen_index_L = seen_index(seen_L, pool)
     num_unseen = len(pool.item_A) - _num_seen(seen_index_L, pool)
     slot_S = jnp.arange(num_negatives, dtype=jnp.int32)
     rank_S = swap_or_not(key, slot_S, num_unseen)
@@ -197,7 +197,7 @@ def uniform_complement(
     Raises:
       InputError: S is not in 1..A, or size is below A - S.
     """
-    _check_num_negatives(num_negatives, pool)
+    check_num_negatives(num_negatives, pool)
     num_excluded = len(pool.item_A) - num_negatives
     size = num_excluded if size is None else size
     if size < num_excluded:
@@ -205,7 +205,7 @@ def uniform_complement(
             f"size must be at least {num_excluded}, the {len(pool.item_A)} items of "
             f"the pool less num_negatives={num_negatives}: got {size}. Leave size out."
         )
-    seen_index_L = _seen_index(seen_L, pool)
+    seen_index_L = seen_index(seen_L, pool)
     num_seen = _num_seen(seen_index_L, pool)
     slot = jnp.arange(size, dtype=jnp.int32)
     rank = swap_or_not(
@@ -257,7 +257,7 @@ def _bit(x: jax.Array, salts: jax.Array) -> jax.Array:
     return x >> 31 == 1
 
 
-def _check_num_negatives(num_negatives: int, pool: Pool) -> None:
+def check_num_negatives(num_negatives: int, pool: Pool) -> None:
     if not 1 <= num_negatives <= len(pool.item_A):
         raise InputError(
             f"num_negatives must be in 1..{len(pool.item_A)}, the items that may be "
@@ -265,7 +265,7 @@ def _check_num_negatives(num_negatives: int, pool: Pool) -> None:
         )
 
 
-def _seen_index(seen_L: jax.Array, pool: Pool) -> jax.Array:
+def seen_index(seen_L: jax.Array, pool: Pool) -> jax.Array:
     """Places in the pool of the distinct seen items, ascending, then A's."""
     index_L = jnp.sort(pool.index_V[seen_L])
     is_repeat_L = jnp.diff(index_L, prepend=-1) == 0

@@ -16,15 +16,16 @@ from jaxrec.score_tiles import rounded, rounded_as_factor
 
 Array = jax.Array
 
-# Sets at a time, and positions of each at the least and at the most: enough for the
-# matmuls, few enough for the cache. Sets of nearly equally many positions go together.
-_SETS, _FEWEST, _MOST = 4, 8, 32
+# Sets at a time, positions of each at the least and at the most, and rows of all sets:
+# enough for the matmuls, few enough for the cache. Sets of nearly equally many
+# positions go together.
+_SETS, _FEWEST, _MOST, _ROWS = 4, 8, 32, 14_000
 # A GPU begins every operation anew, which takes microseconds. By arithmetic, not
 # measured yet: 32 sets of 3000 negatives of width 64 are 25 MB.
-_GPU_SETS, _GPU_FEWEST, _GPU_MOST = 32, 16, 64
+_GPU_SETS, _GPU_FEWEST, _GPU_MOST, _GPU_ROWS = 32, 16, 64, 100_000
 
 
-def tile_shape(num_positions: int, num_sets: int) -> tuple[int, int]:
+def tile_shape(num_positions: int, num_sets: int, num_places: int) -> tuple[int, int]:
     """Sets at a time, and positions of each: as many as a set has in the mean.
 
     More would be computed for nothing by most sets, and fewer are thin matmuls. In a
@@ -33,17 +34,21 @@ def tile_shape(num_positions: int, num_sets: int) -> tuple[int, int]:
 
     Args:
       num_positions: that may have a target.
+      num_places: S, items of a set.
 
-    On a CPU, of Beauty and ML-1M with a set for each of 128 sequences:
-    >>> tile_shape(800, 128), tile_shape(14_000, 128)
+    On a CPU, of Beauty and ML-1M with a set for each of 128 sequences, and of Beauty
+    with one for every 8:
+    >>> tile_shape(800, 128, 3000), tile_shape(14_000, 128, 3000)
     ((4, 8), (4, 32))
+    >>> tile_shape(800, 16, 6000)
+    (2, 32)
     """
-    size, fewest, most = _SETS, _FEWEST, _MOST
+    size, fewest, most, rows = _SETS, _FEWEST, _MOST, _ROWS
     if not backend.is_cpu():
-        size, fewest, most = _GPU_SETS, _GPU_FEWEST, _GPU_MOST
+        size, fewest, most, rows = _GPU_SETS, _GPU_FEWEST, _GPU_MOST, _GPU_ROWS
     mean = num_positions // num_sets // fewest * fewest
     block = min(max(mean, fewest), most, num_positions)
-    return min(size, num_sets), block
+    return min(size, num_sets, max(1, rows // num_places)), block
 
 
 class Sets(NamedTuple):
@@ -55,6 +60,7 @@ class Sets(NamedTuple):
     sequence_N: int32, which of its set's C sequences a position is of.
     dropped_GCX: int32, places in the set that do not compete with the positions of its
       C-th sequence; out of range for padding. None if all do.
+    reach_GC2: int32, the first place that does, and the one after the last; or None.
     """
 
     first_G: Array
@@ -63,7 +69,8 @@ class Sets(NamedTuple):
     target_N: Array
     weight_N: Array
     sequence_N: Array
-    dropped_GCX: Array | None
+    dropped_GCX: Array | None = None
+    reach_GC2: Array | None = None
 
 
 def loss_sum(
@@ -147,7 +154,7 @@ class _Sums(NamedTuple):
 def _over_sets(hidden_ND, table_VD, sets: Sets, dtype: str, score_dtype: str):
     """(sum, dhidden, dtable): a few sets at a time, the largest first."""
     num_sets = len(sets.count_G)
-    size, block = tile_shape(len(hidden_ND), num_sets)
+    size, block = tile_shape(len(hidden_ND), *sets.negative_GS.shape)
     hidden_ND = rounded_as_factor(hidden_ND, score_dtype)
     row_VD = table_VD.astype(score_dtype)
     own_ND = rounded_as_factor(table_VD[sets.target_N], score_dtype)
@@ -166,12 +173,14 @@ def _over_sets(hidden_ND, table_VD, sets: Sets, dtype: str, score_dtype: str):
             return x_G.at[order_g].get(mode="fill", fill_value=0)
 
         negative_gS = take(sets.negative_GS)
-        dropped_GCX = sets.dropped_GCX
         few = _Few(
             take(sets.first_G),
             take(sets.count_G),
             row_VD[negative_gS],
-            None if dropped_GCX is None else _competes(negative_gS, take(dropped_GCX)),
+            _competes(
+                negative_gS.shape[1],
+                *jax.tree.map(take, (sets.dropped_GCX, sets.reach_GC2)),
+            ),
         )
         sums, negative_grad_gSD = _few_sets(problem, few, sums)
         return sums, table_grad_VD.at[negative_gS].add(negative_grad_gSD)
@@ -245,10 +254,21 @@ def _dot(spec: str, a: Array, b: Array) -> Array:
     return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 
-def _competes(negative_gS: Array, dropped_gCX: Array) -> Array:
+def _competes(
+    num_places: int, dropped_gCX: Array | None, reach_gC2: Array | None
+) -> Array | None:
     """bool [g, C, S]: which of a set's items compete with each of its sequences."""
+    if dropped_gCX is None and reach_gC2 is None:
+        return None
+    if reach_gC2 is None:
+        competes_gCS = jnp.ones((*dropped_gCX.shape[:2], num_places), bool)
+    else:
+        first_gC1, end_gC1 = reach_gC2[..., :1], reach_gC2[..., 1:]
+        place_11S = jnp.arange(num_places, dtype=jnp.int32)[None, None]
+        competes_gCS = (first_gC1 <= place_11S) & (place_11S < end_gC1)
+    if dropped_gCX is None:
+        return competes_gCS
     num_sets, num_sequences, _ = dropped_gCX.shape
     set_g11 = jnp.arange(num_sets)[:, None, None]
     sequence_1C1 = jnp.arange(num_sequences)[None, :, None]
-    competes_gCS = jnp.ones((num_sets, num_sequences, negative_gS.shape[1]), bool)
     return competes_gCS.at[set_g11, sequence_1C1, dropped_gCX].set(False, mode="drop")

@@ -21,6 +21,7 @@ PURE = {
     "attention",
     "binary",
     "dropout",
+    "hands",
     "indices",
     "layer_norm",
     "layers",

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from jaxrec import batches, losses, negatives, objectives, steps
 from jaxrec.errors import InputError
+from jaxrec.hands import Hands
 from jaxrec.objectives import Items
 
 NUM_ITEMS = 20
@@ -134,7 +135,7 @@ def test_sampled_ce_shares_a_set_and_drops_what_a_sequence_has_seen():
         assert isinstance(drawn, losses.Shared)
         assert drawn.negative_GS.shape == (40, num_sets, 12)
         competitors = []
-        for negative_GS, dropped_BX in zip(*drawn, strict=True):
+        for negative_GS, dropped_BX in zip(*drawn[:2], strict=True):
             for b, seen in enumerate(SEEN):
                 negative_S = negative_GS[b * num_sets // B].tolist()
                 assert len(set(negative_S)) == 12 and set(negative_S) <= POOL
@@ -147,6 +148,34 @@ def test_sampled_ce_shares_a_set_and_drops_what_a_sequence_has_seen():
         loss_sum, score_BLV = loss_of(objectives.sampled_ce(**options), candidates)
         expected = softmax_loss(score_BLV, competitors[:B])
         assert loss_sum == pytest.approx(expected, rel=RTOL)
+
+
+def test_sampled_ce_deals_a_set_to_each_sequence():
+    options = {"num_negatives": 5, "draw": "dealt"}
+    drawn = draws(objectives.sampled_ce, **options)
+    assert isinstance(drawn, Hands)
+    sets = []
+    for k in range(40):
+        of_step = {}
+        for i, b in enumerate(drawn.sequence_B[k].tolist()):
+            seen_X = drawn.seen_BX[k, i].tolist()
+            places = range(drawn.start_B[k, i], drawn.end_B[k, i])
+            of_step[b] = {drawn.item_A[k, p % 18].item() for p in places} - {
+                drawn.item_A[k, p % 18].item() for p in seen_X if p >= 0
+            }
+            assert len(of_step[b]) == 5 and of_step[b] <= POOL - SEEN[b]
+        sets.append(of_step)
+    assert set().union(*(of_step[1] for of_step in sets)) == POOL - SEEN[1]
+    candidates = jax.tree.map(lambda x: x[0], drawn)
+    loss_sum, score_BLV = loss_of(objectives.sampled_ce(**options), candidates)
+    assert loss_sum == pytest.approx(softmax_loss(score_BLV, sets[0]), rel=RTOL)
+
+
+def test_sampled_ce_deals_no_sets_above_half_the_pool():
+    """They are the catalogue less the others, drawn apart."""
+    apart = draws(objectives.sampled_ce, num_negatives=10)
+    dealt = draws(objectives.sampled_ce, num_negatives=10, draw="dealt")
+    jax.tree.map(np.testing.assert_array_equal, dealt, apart)
 
 
 def test_sampled_ce_shares_evenly():
@@ -291,6 +320,8 @@ def test_exclude_says_whose_items_are_no_negatives(exclude):
         (objectives.bce, {"num_negatives": 0}, "at least 1: got 0"),
         (objectives.gbce, {"num_negatives": 0}, "at least 1: got 0"),
         (objectives.gbce, {"calibration": 1.5}, r"in \[0, 1\]: got 1.5"),
+        (objectives.sampled_ce, {"draw": "both"}, "'apart' or 'dealt': got 'both'"),
+        (objectives.sampled_ce, {"draw": "dealt", "share": 2}, "both, loss.share=2"),
         (objectives.sampled_ce, {"num_negatives": 0}, r"in 1\.\.18.*got 0"),
         (objectives.sampled_ce, {"num_negatives": 19}, r"in 1\.\.18.*got 19"),
         (objectives.gbce, {"num_negatives": 18}, "below .* 18: got 18"),
@@ -308,6 +339,7 @@ def test_a_wrong_option_is_an_input_error(make, options, message):
         (objectives.sampled_ce, {"num_negatives": 4}),
         (objectives.sampled_ce, {"num_negatives": 10}),  # all but 8 of 18
         (objectives.sampled_ce, {"num_negatives": 4, "share": 2}),
+        (objectives.sampled_ce, {"num_negatives": 4, "draw": "dealt"}),
     ],
 )
 def test_scores_are_of_the_score_dtype(make, options):

@@ -228,6 +228,7 @@ def test_wrong_names_are_answered_before_anything_is_trained(place):
     [
         ("sasrec_sampled_ce_30", "sasrec_sampled_ce", "loss", "num_negatives", 30),
         ("sasrec_sampled_ce_share16", "sasrec_sampled_ce", "loss", "share", 16),
+        ("sasrec_sampled_ce_dealt", "sasrec_sampled_ce", "loss", "draw", "dealt"),
         ("sasrec_ce_padding", "sasrec_ce", "loss", "include_padding", True),
         ("bert4rec_bfloat16", "bert4rec", "model", "dtype", "bfloat16"),
         ("bert4rec_bfloat16_loss", "bert4rec", "loss", "dtype", "bfloat16"),

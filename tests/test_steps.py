@@ -367,10 +367,11 @@ def test_what_is_chosen_for_another_device_trains_alike(
         (SASREC, objectives.ce(exclude_window=True)),
         (SASREC, objectives.sampled_ce(num_negatives=2)),
         (SASREC, objectives.sampled_ce(num_negatives=2, share=5)),
+        (SASREC, objectives.sampled_ce(num_negatives=2, draw="dealt")),
         (SASREC, objectives.gbce(num_negatives=2)),
         (BERT4REC, objectives.ce()),
     ],
-    ids="ce sampled shared gbce cloze".split(),
+    ids="ce sampled shared dealt gbce cloze".split(),
 )
 def test_packed_states_train_as_those_of_the_padded_batch(encoder, objective):
     """What a loss that does not take them packed is given; gradients by SGD."""
