@@ -7,7 +7,8 @@ share), forward and backward, at the shapes of a batch of ML-1M and of Beauty. N
 what one writes first: the negatives' rows gathered as [B, S, D], scores [B, L, S] of
 every position, autodiff. Shipped is what `objectives.sampled_ce` gives: a few sequences
 at a time or, where the negatives are most of the catalogue, the whole catalogue less
-the items that were not drawn. Drawing the negatives is a row of its own.
+the items that were not drawn. Dealt is the same with sets from one shuffle (loss.draw),
+where that is another program. Drawing the negatives is a row of its own.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from benchmarks.shapes import NAMED, SHAPES, Shape
 from jaxrec import batches, data, losses, negatives, objectives
 from jaxrec.batches import Batch
 from jaxrec.command import run_command
+from jaxrec.hands import Hands
 from jaxrec.objectives import Items, TakesPacked
 from jaxrec.ranking import item_mask
 
@@ -39,6 +41,13 @@ NUM_NEGATIVES = {
 }
 # Times the memory of the shipped loss that the naive one is to need at the least.
 BARS = {("ml-1m", 3000): 4.0}
+# Of each loss: how it goes about its candidates, and what drawing these is called.
+HOW = {
+    losses.Shared: "a few sequences at a time",
+    losses.Catalogue: "the catalogue less the rest",
+    Hands: "several sequences from one gather",
+}
+DRAWS = {"shipped": "drawing them", "dealt": "dealing them"}
 # A naive program that needs more is compiled for its bytes, and not run.
 MOST_RUN_MB = 8 * 2**10
 NOTES = (
@@ -132,40 +141,39 @@ def with_gradients(loss: Any) -> Any:
 class Case(NamedTuple):
     """What is compared for a data set and S.
 
-    draw: of the negatives, and its arguments.
     programs: name -> (loss and gradients, candidates); the first is the naive one.
+    draws: name -> the draw of the negatives.
+    draw_arguments: of every draw.
     """
 
-    draw: tuple[Any, tuple]
     programs: dict[str, tuple[Any, Any]]
+    draws: dict[str, Any]
+    draw_arguments: tuple
 
 
 def make_case(shape: Shape, num_negatives: int, arguments: Arguments) -> Case:
-    """Draws the negatives once for each of the two losses."""
-    objective = objectives.sampled_ce(num_negatives=num_negatives)
+    """Draws the negatives once for each loss."""
     is_item_V = item_mask(len(arguments.table_VD), shape.num_items)
     items = Items(is_item_V, negatives.make_pool(jax.device_get(is_item_V)))
-    draw_arguments = (
-        jax.random.key(1),
-        arguments.batch.target_BL,
-        arguments.batch.seen_BX,
-        items,
-    )
-    drawn = jax.jit(objective.candidates)(*draw_arguments)
-    is_shared = isinstance(drawn, losses.Shared)
+    seen_BX = arguments.batch.seen_BX
+    draw_arguments = (jax.random.key(1), arguments.batch.target_BL, seen_BX, items)
     one_set = partial(
         negatives.uniform_without_replacement,
         pool=items.pool,
         num_negatives=num_negatives,
     )
-    keys_B = jax.random.split(jax.random.key(1), len(arguments.batch.seen_BX))
-    negative_BS = jax.vmap(one_set)(keys_B, arguments.batch.seen_BX)
-    path = "a few sequences at a time" if is_shared else "the catalogue less the rest"
-    programs = {
-        "naive": (with_gradients(naive), negative_BS),
-        f"shipped: {path}": (with_gradients(objective.loss), drawn),
-    }
-    return Case((objective.candidates, draw_arguments), programs)
+    keys_B = jax.random.split(jax.random.key(1), len(seen_BX))
+    negative_BS = jax.vmap(one_set)(keys_B, seen_BX)
+    case = Case({"naive": (with_gradients(naive), negative_BS)}, {}, draw_arguments)
+    for name, draw in (("shipped", "apart"), ("dealt", "dealt")):
+        objective = objectives.sampled_ce(num_negatives=num_negatives, draw=draw)
+        drawn = jax.jit(objective.candidates)(*draw_arguments)
+        if name == "dealt" and isinstance(drawn, losses.Catalogue):
+            continue  # as apart
+        how = HOW[type(drawn)]
+        case.programs[f"{name}: {how}"] = with_gradients(objective.loss), drawn
+        case.draws[DRAWS[name]] = objective.candidates
+    return case
 
 
 def compare(
@@ -183,17 +191,17 @@ def compare(
             continue
         call = measure.repeated(program, (arguments, candidates), times)
         variants.append(Variant(row, call, times))
-    function, draw_arguments = case.draw
-    draw = measure.compiled(function, *draw_arguments)
-    drawing = {**about, "program": "drawing them", "temp_mb": measure.temp_mb(draw)}
-    call = measure.repeated(draw, draw_arguments, times)
-    variants.append(Variant(drawing, call, times))
+    for name, function in case.draws.items():
+        draw = measure.compiled(function, *case.draw_arguments)
+        row = {**about, "program": name, "temp_mb": measure.temp_mb(draw)}
+        call = measure.repeated(draw, case.draw_arguments, times)
+        variants.append(Variant(row, call, times))
     rows += measure.in_turn(variants, seconds=seconds, untimed_calls=1)
     return judge(rows)
 
 
 def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Adds to the shipped row how many times its memory and time the naive one takes.
+    """Adds how many times the memory and time of each loss the naive one takes.
 
     >>> rows = [{"program": "naive", "temp_mb": 8.0, "ms": 9.0, "dataset": "ml-1m",
     ...          "negatives": 3000}]
@@ -204,12 +212,12 @@ def judge(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     first = rows[0]
     for row in rows:
-        if row["program"].startswith("shipped"):
+        if row["program"] != "naive" and row["program"] not in DRAWS.values():
             row["memory_ratio"] = measure.shown(first["temp_mb"] / row["temp_mb"])
             if "ms" in first:
                 row["time_ratio"] = measure.shown(first["ms"] / row["ms"])
             bar = BARS.get((row["dataset"], row["negatives"]))
-            if bar is not None:
+            if bar is not None and row["program"].startswith("shipped"):
                 row["memory_bar"] = bar
                 row["memory_bar_met"] = row["memory_ratio"] >= bar
     return rows

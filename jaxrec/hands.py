@@ -115,14 +115,13 @@ class Unions(NamedTuple):
     """The items of some neighbouring hands, together: G sets for B / G hands each.
 
     negative_GS: int32, ids.
-    reach_B2: int32, the first place in its set that is of a hand, and the one after the
-      last.
-    dropped_BX: int32, places in between that are not; S fills the rest.
+    dropped_BX: int32, places in its set that a hand leaves out; S fills the rest.
+    reach_B2: int32, the first place that is of a hand, and the one after the last.
     """
 
     negative_GS: Array
-    reach_B2: Array
     dropped_BX: Array
+    reach_B2: Array
 
 
 def unions(hands: Hands, num_positions: int) -> Unions:
@@ -131,16 +130,21 @@ def unions(hands: Hands, num_positions: int) -> Unions:
     Args:
       num_positions: that are scored against them, in all.
     """
-    num_hands, num_pool = len(hands.start_B), len(hands.item_A)
+    item_A, start_B, end_B, seen_BX = map(
+        jnp.asarray, (hands.item_A, hands.start_B, hands.end_B, hands.seen_BX)
+    )
+    num_hands, num_pool = len(start_B), len(item_A)
     size = together(num_hands, num_pool, hands.longest, num_positions)
-    first_G = hands.start_B[::size]
+    first_G = start_B[::size]
     span = hands.longest + -(-(size - 1) * num_pool // num_hands)
     # A set may be longer than the pool, and have items twice; no hand does.
     place_GS = first_G[:, None] + jnp.arange(span, dtype=jnp.int32)[None]
     first_B1 = jnp.repeat(first_G, size)[:, None]
-    reach_B2 = jnp.stack([hands.start_B, hands.end_B], axis=1) - first_B1
-    dropped_BX = jnp.where(hands.seen_BX < 0, span, hands.seen_BX - first_B1)
-    return Unions(hands.item_A[place_GS % num_pool], reach_B2, dropped_BX)
+    return Unions(
+        item_A[place_GS % num_pool],
+        jnp.where(seen_BX < 0, span, seen_BX - first_B1),
+        jnp.stack([start_B, end_B], axis=1) - first_B1,
+    )
 
 
 def together(num_hands: int, num_pool: int, longest: int, num_positions: int) -> int:

@@ -258,15 +258,13 @@ def sampled_ce(
     table_VD, weight_BL = _float32(table_VD, weight_BL)
     if isinstance(candidates, Hands):
         # Sequences in the order of their hands, so that those of a set are together.
-        candidates = jax.tree.map(jnp.asarray, candidates)
-        order_B = candidates.sequence_B
+        order_B = jnp.asarray(candidates.sequence_B)
         packed = _packed(hidden, weight_BL.shape)
         hidden = dataclasses.replace(packed, place_BL=packed.place_BL[order_B])
         target_BL, weight_BL = jnp.asarray(target_BL)[order_B], weight_BL[order_B]
     at = _targets(hidden, target_BL, weight_BL)
     if isinstance(candidates, Hands):
-        negative_GS, reach_B2, dropped_BX = hands.unions(candidates, len(at.hidden_ND))
-        candidates = Shared(negative_GS, dropped_BX, reach_B2)
+        candidates = Shared(*hands.unions(candidates, len(at.hidden_ND)))
     sets = _sets(at, weight_BL, candidates)
     loss_sum = sampled_softmax.loss_sum(
         at.hidden_ND, table_VD, sets, dtype=dtype, score_dtype=score_dtype

@@ -258,14 +258,14 @@ def _competes(
     num_places: int, dropped_gCX: Array | None, reach_gC2: Array | None
 ) -> Array | None:
     """bool [g, C, S]: which of a set's items compete with each of its sequences."""
-    if dropped_gCX is None and reach_gC2 is None:
-        return None
-    if reach_gC2 is None:
-        competes_gCS = jnp.ones((*dropped_gCX.shape[:2], num_places), bool)
-    else:
+    if reach_gC2 is not None:
         first_gC1, end_gC1 = reach_gC2[..., :1], reach_gC2[..., 1:]
         place_11S = jnp.arange(num_places, dtype=jnp.int32)[None, None]
         competes_gCS = (first_gC1 <= place_11S) & (place_11S < end_gC1)
+    elif dropped_gCX is not None:
+        competes_gCS = jnp.ones((*dropped_gCX.shape[:2], num_places), bool)
+    else:
+        return None
     if dropped_gCX is None:
         return competes_gCS
     num_sets, num_sequences, _ = dropped_gCX.shape
