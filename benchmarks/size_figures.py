@@ -39,6 +39,7 @@ DATASETS = {
 METHODS: dict[str, tuple[str, Any, str]] = {
     "sasrec_ce": ("full softmax", "-", "s"),
     "sasrec_sampled_ce": ("sampled softmax", (0, (4, 1.5)), "o"),
+    "sasrec_sampled_ce_dealt": ("sampled, dealt", (0, (1, 1.2)), "^"),
 }
 
 

@@ -35,7 +35,8 @@ MOST_USERS = 2**15  # of a made log; a dispatch has fewer steps where they run o
 class Scale(NamedTuple):
     """The sizes tried, and how they are timed.
 
-    num_steps: of a dispatch.
+    num_steps: of a dispatch, of an epoch 32 times as many; None for those that the
+      training loop has.
     """
 
     catalogue: tuple[int, ...]
@@ -44,7 +45,7 @@ class Scale(NamedTuple):
     batch: tuple[int, ...]
     width: tuple[int, ...]
     layers: tuple[int, ...]
-    num_steps: int
+    num_steps: int | None
     rounds: int
 
 
@@ -58,7 +59,7 @@ SCALES = {
         batch=(32, 64, 128, 256, 512),
         width=(32, 64, 128, 256),
         layers=(1, 2, 4, 8),
-        num_steps=2,
+        num_steps=None,
         rounds=5,
     ),
     "gpu": Scale(
@@ -106,12 +107,16 @@ def catalogue(scale: Scale) -> Iterator[Case]:
 
 
 def negatives(scale: Scale) -> Iterator[Case]:
-    """Negatives of the sampled softmax."""
+    """Negatives of the sampled softmax, drawn apart and, if not too many, dealt."""
     for name, numbers in scale.negatives.items():
+        shape, method = NAMED[name], "sasrec_sampled_ce"
         for number in numbers:
-            row = {"dataset": name, "method": "sasrec_sampled_ce", "negatives": number}
-            changes = {"loss": {"num_negatives": number}}
-            yield Case(row, NAMED[name], "sasrec_sampled_ce", changes)
+            for draw, ending in (("apart", ""), ("dealt", "_dealt")):
+                if draw == "dealt" and 2 * number > shape.num_items:
+                    continue  # as apart
+                row = {"dataset": name, "method": method + ending, "negatives": number}
+                changes = {"loss": {"num_negatives": number, "draw": draw}}
+                yield Case(row, shape, method, changes)
 
 
 def section(
@@ -147,22 +152,23 @@ AXES: dict[str, Callable[[Scale], Iterator[Case]]] = {
 }
 
 
-def split_of(case: Case, num_steps: int, is_epoch: bool) -> Split:
+def split_of(case: Case, num_steps: int | None, is_epoch: bool) -> Split:
     """Users enough for a dispatch; for an epoch all, from the file if it is there."""
     if is_epoch:
         return shapes.find_split(case.shape)[0]
     batch_size = case.changes.get("train", {}).get("batch_size", 128)
-    num_users = min(num_steps * batch_size, MOST_USERS)
+    num_users = min(num_steps * batch_size, MOST_USERS) if num_steps else MOST_USERS
     made = shapes.made_log(case.shape, num_users=num_users)
     return data.leave_one_out(made)
 
 
-def trained(case: Case, num_steps: int, split: Split) -> Variant:
+def trained(case: Case, num_steps: int | None, split: Split) -> Variant:
     """A size, compiled."""
     chosen = shapes.settings(case.shape, case.method, **case.changes)
     trainer = Trainer(split, chosen, num_steps=num_steps)
     row = {
         **case.row,
+        "steps": trainer.num_steps,
         "parameters": trainer.num_parameters,
         "steps_per_epoch": trainer.steps_per_epoch,
         "compile_s": measure.shown(trainer.run.progress.compile_s),
@@ -177,7 +183,9 @@ def measured(axis: str, scale: Scale, seconds: float) -> list[dict[str, Any]]:
     """The rows of an axis."""
     is_epoch = axis == "window"
     # Of an epoch many: its batches are less alike the longer the windows are.
-    num_steps = 32 * scale.num_steps if is_epoch else scale.num_steps
+    num_steps = scale.num_steps
+    if num_steps and is_epoch:
+        num_steps *= 32
     variants = []
     for case in AXES[axis](scale):
         split = split_of(case, num_steps, is_epoch)
