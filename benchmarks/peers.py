@@ -278,8 +278,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--steps", type=count, default=6, help="of a measurement, at the least")
     add("--seconds", type=amount, default=10, help="of a measurement, at the least")
     add("--minutes", type=amount, help="begin no measurement after so many")
+    add("--subject", help="ends the record's name, in place of the data set")
     options.add_output(parser, ROOT / "benchmarks" / "results")
     flags = parser.parse_args(argv)
+    flags.subject = flags.subject or flags.dataset
+    if not re.fullmatch(r"[a-z0-9-]+", flags.subject):
+        raise InputError(
+            "--subject must be letters a-z, digits and dashes, as a part of a file's "
+            f"name: got {flags.subject!r}."
+        )
     flags.methods = options.names("--methods", flags.methods, METHODS)
     flags.once = (
         options.names("--once", flags.once, flags.methods) if flags.once else []
@@ -324,7 +331,7 @@ def main(argv: Sequence[str]) -> int:
     flags = parse(argv)
     bench = make_bench(flags)
     about = {"commit": record.commit(), "arguments": bench.arguments}
-    kept = Kept(ROOT / ".cache" / "peers" / f"{flags.dataset}.jsonl", about)
+    kept = Kept(ROOT / ".cache" / "peers" / f"{flags.subject}.jsonl", about)
     minutes = float("inf") if flags.minutes is None else flags.minutes
     todo = tasks(bench.python, flags.methods, flags.rounds, flags.once)
     done = measure_all(todo, bench.measure, kept, time.monotonic() + 60 * minutes)
@@ -332,7 +339,7 @@ def main(argv: Sequence[str]) -> int:
         print("not finished: give the same command again")
         return 0
     device = measure.file_name(record.device())
-    name = f"{device}-{record.date()}-{flags.dataset}.json"
+    name = f"{device}-{record.date()}-{flags.subject}.json"
     path = flags.output / "peers" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {

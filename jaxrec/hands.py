@@ -2,15 +2,15 @@
 
 Each set has the law of `negatives.uniform_without_replacement`. But those of sequences
 that sit side by side have most of their items in common, so that a loss gathers these
-once for several sequences: on Beauty, with 3000 for each of 128, a third of the rows.
+once for several sequences: on Beauty, with 3000 for each of 128, a quarter of the rows.
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrec import indices, negatives
 from jaxrec.negatives import Pool
@@ -18,7 +18,8 @@ from jaxrec.negatives import Pool
 Array = jax.Array
 
 # A row of the table that is gathered and added to takes as long on a CPU as so many
-# scores with their gradients: measured on Beauty, with 1 to 16 hands together.
+# scores with their gradients: measured on Beauty, with 1 to 16 hands together. Of other
+# devices the same is assumed.
 _SCORES_A_ROW = 56
 
 
@@ -27,7 +28,7 @@ _SCORES_A_ROW = 56
 class Hands:
     """The sets of a batch, in the order of where they start.
 
-    Places are those of item_A, and after the last comes the first again, as A.
+    Places are those of item_A modulo A: a hand may go on from its end to its beginning.
 
     item_A: int32, the items of the pool, shuffled.
     sequence_B: int32, which sequence of the batch has the hand.
@@ -51,11 +52,15 @@ def deal(key: Array, seen_BX: Array, pool: Pool, *, num_negatives: int) -> Hands
     The pool is shuffled, B places are spread evenly over it and taken by the sequences
     at random, and each has the first S items from its place on that it has not seen.
 
-    Sets of a batch are not independent: where nothing is seen, every item is in n of
-    them, B S / A rounded down or up. Two have, where n is B S / A, S (n - 1) / (B - 1)
-    items in common in the mean, a little less than the S^2 / A of independent ones. So
-    what adds up over the items of a set, as a gradient nearly does, varies no more when
-    it is summed over a batch.
+    Sets of a batch are not independent. Where nothing is seen and n = B S / A is whole,
+    every item is in n of them, and two have S (n - 1) / (B - 1) items in common in the
+    mean, where independent ones have S^2 / A. Of f_b added up over the items of set b,
+    and over the batch, the variance is then
+
+        S (A - S) / (A (A - 1)) (B sum_b |f_b|^2 - |sum_b f_b|^2) / (B - 1),
+
+    f_b taken from its mean over the items: at the most B / (B - 1) times that of
+    independent sets, and nothing where the f_b are alike.
 
     Args:
       key: PRNG key, consumed.
@@ -72,6 +77,12 @@ def deal(key: Array, seen_BX: Array, pool: Pool, *, num_negatives: int) -> Hands
 
     Source: circular systematic sampling, from a list in random order (Murthy & Rao,
     "Systematic Sampling with Illustrative Examples", Handbook of Statistics 6, 1988).
+
+    Two hands of two items, of four that nobody has seen:
+    >>> pool = negatives.make_pool(np.arange(5) > 0)
+    >>> found = deal(jax.random.key(0), jnp.zeros((2, 1), int), pool, num_negatives=2)
+    >>> found.start_B.tolist(), found.end_B.tolist(), sorted(found.item_A.tolist())
+    ([0, 2], [2, 4], [1, 2, 3, 4])
     """
     negatives.check_num_negatives(num_negatives, pool)
     (num_hands, num_seen), num_pool = seen_BX.shape, len(pool.item_A)
@@ -80,7 +91,9 @@ def deal(key: Array, seen_BX: Array, pool: Pool, *, num_negatives: int) -> Hands
     order_A = negatives.swap_or_not(of_pool, slot_A, num_pool)
     place_A = indices.inverse(order_A, num_pool)
     sequence_B = jax.random.permutation(of_hands, num_hands)
-    start_B = _spread(num_hands, num_pool)
+    # In 64 bits, before they are the program's.
+    start_B = np.arange(num_hands, dtype=np.int64) * num_pool // num_hands
+    start_B = jnp.asarray(start_B, jnp.int32)
     index_BX = jax.vmap(negatives.seen_index, in_axes=(0, None))(
         jnp.asarray(seen_BX)[sequence_B], pool
     )
@@ -89,11 +102,10 @@ def deal(key: Array, seen_BX: Array, pool: Pool, *, num_negatives: int) -> Hands
     ahead_BX = jnp.where(ahead_BX < 0, ahead_BX + num_pool, ahead_BX)
     # The k-th of the seen items, in the order of their places, has its place less k of
     # unseen ones ahead of it, and is passed if that is fewer than S.
-    passed_BX = jnp.sort(jnp.where(is_seen_BX, ahead_BX, 2 * num_pool), axis=1)
-    unseen_BX = passed_BX - jnp.arange(num_seen, dtype=jnp.int32)[None]
-    length_B = num_negatives + jnp.sum(
-        unseen_BX < num_negatives, axis=1, dtype=jnp.int32
-    )
+    place_BX = jnp.sort(jnp.where(is_seen_BX, ahead_BX, num_pool), axis=1)
+    unseen_BX = place_BX - jnp.arange(num_seen, dtype=jnp.int32)[None]
+    is_passed_BX = (place_BX < num_pool) & (unseen_BX < num_negatives)
+    length_B = num_negatives + is_passed_BX.sum(axis=1, dtype=jnp.int32)
     return Hands(
         pool.item_A[order_A],
         sequence_B,
@@ -102,13 +114,6 @@ def deal(key: Array, seen_BX: Array, pool: Pool, *, num_negatives: int) -> Hands
         jnp.where(is_seen_BX, start_B[:, None] + ahead_BX, -1),
         longest=min(num_negatives + num_seen, num_pool),
     )
-
-
-def _spread(num_hands: int, num_pool: int) -> Array:
-    """floor(b A / B), without a product that may overflow."""
-    each, rest = divmod(num_pool, num_hands)
-    hand_B = jnp.arange(num_hands, dtype=jnp.int32)
-    return hand_B * each + hand_B * rest // num_hands
 
 
 class Unions(NamedTuple):
@@ -125,24 +130,28 @@ class Unions(NamedTuple):
 
 
 def unions(hands: Hands, num_positions: int) -> Unions:
-    """The hands' items, as many hands at a time as cost the least.
+    """The hands' items, as many hands at a time as `together` says.
 
     Args:
-      num_positions: that are scored against them, in all.
+      hands: of `deal`.
+      num_positions: N, that may be scored against them, in all.
+
+    Returns:
+      The unions, in the order of the hands.
     """
     item_A, start_B, end_B, seen_BX = map(
         jnp.asarray, (hands.item_A, hands.start_B, hands.end_B, hands.seen_BX)
     )
     num_hands, num_pool = len(start_B), len(item_A)
     size = together(num_hands, num_pool, hands.longest, num_positions)
+    num_places = _span(size, num_hands, num_pool, hands.longest)
     first_G = start_B[::size]
-    span = hands.longest + -(-(size - 1) * num_pool // num_hands)
     # A set may be longer than the pool, and have items twice; no hand does.
-    place_GS = first_G[:, None] + jnp.arange(span, dtype=jnp.int32)[None]
+    place_GS = first_G[:, None] + jnp.arange(num_places, dtype=jnp.int32)[None]
     first_B1 = jnp.repeat(first_G, size)[:, None]
     return Unions(
         item_A[place_GS % num_pool],
-        jnp.where(seen_BX < 0, span, seen_BX - first_B1),
+        jnp.where(seen_BX < 0, num_places, seen_BX - first_B1),
         jnp.stack([start_B, end_B], axis=1) - first_B1,
     )
 
@@ -150,17 +159,31 @@ def unions(hands: Hands, num_positions: int) -> Unions:
 def together(num_hands: int, num_pool: int, longest: int, num_positions: int) -> int:
     """How many neighbouring hands to gather at once: u, a divisor of B.
 
-    With S items a hand and A / B places from one to the next, the union has
-    S + (u - 1) A / B. It is gathered B / u times, and scored for all positions, N / B
-    in the mean of a hand. Of these two costs the sum is the least for
-    u^2 = c B / N (S - A / B) / (A / B), where c scores cost what a row does.
+    The union of u hands has S + (u - 1) A / B places, for hands of S. It is gathered
+    B / u times, and scored for all N positions in the mean once: u has the least
+    (S + (u - 1) A / B) (c B / u + N), where c scores cost what a row does.
 
-    Of Beauty and of ML-20M:
+    Args:
+      num_hands: B; num_pool: A; longest: S, places of a hand at the most.
+      num_positions: N, that may have a target. In a cloze task few of them have, and
+        more hands at once would cost less.
+
+    Returns:
+      u, 1 for hands that do not overlap.
+
+    Of Beauty, and of ML-20M:
     >>> together(128, 54_542, 3050, 800), together(128, 20_720, 3200, 15_000)
     (8, 4)
     """
-    step = num_pool / num_hands
-    ratio = _SCORES_A_ROW * num_hands / num_positions
-    best = math.sqrt(max(1.0, ratio * (longest - step) / step))
     divisors = [u for u in range(1, num_hands + 1) if num_hands % u == 0]
-    return min(divisors, key=lambda u: abs(math.log(u / best)))
+
+    def cost(size: int) -> int:
+        num_rows = num_hands // size * _SCORES_A_ROW
+        return _span(size, num_hands, num_pool, longest) * (num_rows + num_positions)
+
+    return min(divisors, key=cost)
+
+
+def _span(size: int, num_hands: int, num_pool: int, longest: int) -> int:
+    """Places from the first of `size` neighbouring hands to the last, at the most."""
+    return longest + -(-(size - 1) * num_pool // num_hands)

@@ -131,7 +131,6 @@ def _float32(*arrays: Array) -> tuple[Array, ...]:
 
 def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Targets:
     """The states of the positions with a weight, and what else is known of them."""
-    assert weight_BL.size > 0, f"no positions: weights of shape {weight_BL.shape}"
     packed = _packed(hidden, weight_BL.shape)
     assert packed.most > 0, f"no states: of shape {packed.hidden_RTD.shape}"
     index_N, count = compact(weight_BL, packed.most)
@@ -153,6 +152,7 @@ def _targets(hidden: Array | Packed, target_BL: Array, weight_BL: Array) -> _Tar
 
 def _packed(hidden: Array | Packed, shape: tuple[int, ...]) -> Packed:
     """The states of [B, L] positions that may not be packed yet."""
+    assert math.prod(shape) > 0, f"no positions: weights of shape {shape}"
     if isinstance(hidden, Packed):
         return hidden
     place_M = jnp.arange(math.prod(shape), dtype=jnp.int32)
@@ -260,11 +260,11 @@ def sampled_ce(
         # Sequences in the order of their hands, so that those of a set are together.
         order_B = jnp.asarray(candidates.sequence_B)
         packed = _packed(hidden, weight_BL.shape)
-        hidden = dataclasses.replace(packed, place_BL=packed.place_BL[order_B])
+        place_BL = jnp.asarray(packed.place_BL)[order_B]
+        hidden = dataclasses.replace(packed, place_BL=place_BL)
         target_BL, weight_BL = jnp.asarray(target_BL)[order_B], weight_BL[order_B]
+        candidates = Shared(*hands.unions(candidates, packed.most))
     at = _targets(hidden, target_BL, weight_BL)
-    if isinstance(candidates, Hands):
-        candidates = Shared(*hands.unions(candidates, len(at.hidden_ND)))
     sets = _sets(at, weight_BL, candidates)
     loss_sum = sampled_softmax.loss_sum(
         at.hidden_ND, table_VD, sets, dtype=dtype, score_dtype=score_dtype

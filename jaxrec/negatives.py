@@ -258,6 +258,7 @@ def _bit(x: jax.Array, salts: jax.Array) -> jax.Array:
 
 
 def check_num_negatives(num_negatives: int, pool: Pool) -> None:
+    """Raises InputError unless the pool has that many items."""
     if not 1 <= num_negatives <= len(pool.item_A):
         raise InputError(
             f"num_negatives must be in 1..{len(pool.item_A)}, the items that may be "

@@ -21,8 +21,8 @@ Array = jax.Array
 # positions go together.
 _SETS, _FEWEST, _MOST, _ROWS = 4, 8, 32, 14_000
 # A GPU begins every operation anew, which takes microseconds. By arithmetic, not
-# measured yet: 32 sets of 3000 negatives of width 64 are 25 MB.
-_GPU_SETS, _GPU_FEWEST, _GPU_MOST, _GPU_ROWS = 32, 16, 64, 100_000
+# measured yet: 32 sets of 3000 negatives of width 64 are 25 MB, of 10,000 82.
+_GPU_SETS, _GPU_FEWEST, _GPU_MOST, _GPU_ROWS = 32, 16, 64, 320_000
 
 
 def tile_shape(num_positions: int, num_sets: int, num_places: int) -> tuple[int, int]:

@@ -501,6 +501,7 @@ def test_driver_that_fails_is_an_error(tmp_path):
         (["--rectools-python", "nowhere"], "nowhere is no program"),
         (["--paper-repo", "nowhere"], "modules.py is not there"),
         ([], "no peer is named"),
+        (["--subject", "../x"], "letters a-z, digits and dashes.*got '../x'"),
     ],
 )
 def test_bad_options(argv, message):

@@ -534,7 +534,7 @@ def test_a_claim_without_its_runs_is_not_run(place):
 def test_times_are_epochs_at_one_pace_on_one_device(place):
     place.record("sasrec_ce", 0, [1, 5], train_s=(1.0,) * 3, best_epoch=3)
     place.record("sasrec_ce", 1, [1, 5], train_s=(1.0,) * 5, best_epoch=5)
-    path = place.record("bert4rec", 0, [2, 5], train_s=(1.0,) * 8, best_epoch=8)
+    place.record("bert4rec", 0, [2, 5], train_s=(1.0,) * 8, best_epoch=8)
     claim = place.table(sasrec_ce=3.0, bert4rec=2.0)["times"][0]
     assert claim["seconds"] == {"sasrec_ce": 12, "bert4rec": 16}
     assert (claim["ratio"], claim["status"]) == (0.75, "holds")
@@ -544,13 +544,25 @@ def test_times_are_epochs_at_one_pace_on_one_device(place):
     claim = place.table(sasrec_ce=3.0)["times"][0]
     assert (claim["status"], claim["missing"]) == (
         "not run",
-        ["the pace of bert4rec"],
+        ["the pace of sasrec_ce and bert4rec on one device"],
     )
-    result = json.loads(path.read_text())
-    path.write_text(json.dumps({**result, "device": "slide rule"}))
-    claim = place.table(sasrec_ce=3.0, bert4rec=2.0)["times"][0]
-    assert claim["status"] == "not comparable"
-    assert claim["reason"] == "made on different devices: abacus; slide rule"
+
+
+def test_the_pace_is_that_of_a_device_of_the_runs_if_it_can_be(place):
+    for method, epochs in (("sasrec_ce", 3), ("bert4rec", 8)):
+        place.record(method, 0, [1, 5], train_s=(1.0,) * epochs, best_epoch=epochs)
+    found = records.read_all(place.folder)
+
+    def seconds(paces):
+        claim = fidelity.make_table("ml-1m", found, paces)["times"][0]
+        return claim.get("seconds")
+
+    slow, fast = ({"sasrec_ce": s, "bert4rec": s} for s in (2.0, 1.0))
+    assert seconds({"aalto": fast, "abacus": slow}) == {"sasrec_ce": 6, "bert4rec": 16}
+    assert seconds({"aalto": fast}) == {"sasrec_ce": 3, "bert4rec": 8}
+    # Each method's on another device are not of one.
+    apart = {"abacus": {"sasrec_ce": 1.0}, "aalto": {"bert4rec": 1.0}}
+    assert seconds(apart) is None
 
 
 def test_pace_is_that_of_the_latest_record(tmp_path):

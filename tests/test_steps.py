@@ -334,11 +334,12 @@ BFLOAT16 = TOLERANCE | {"atol": 1e-3}
         (objectives.ce(exclude_window=True), TOLERANCE),
         (objectives.ce(dtype="bfloat16"), BFLOAT16),
         (objectives.sampled_ce(num_negatives=2), TOLERANCE),
+        (objectives.sampled_ce(num_negatives=2, draw="dealt"), TOLERANCE),
         (objectives.sampled_ce(num_negatives=2, dtype="bfloat16"), BFLOAT16),
         (objectives.bce(), TOLERANCE),
         (objectives.gbce(num_negatives=2), TOLERANCE),
     ],
-    ids="ce ce_excluded ce_bfloat16 sampled sampled_bfloat16 bce gbce".split(),
+    ids="ce ce_excluded ce_bfloat16 sampled dealt sampled_bfloat16 bce gbce".split(),
 )
 def test_what_is_chosen_for_another_device_trains_alike(
     objective, tolerance, start, monkeypatch
