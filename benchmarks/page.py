@@ -104,15 +104,15 @@ git -C ../paper checkout 29c272e
 ```
 """,
     "sizes": """\
-![time against sizes](figures/sizes-cpu-intel-xeon-processor-2-cores-ms.svg)
+![time against sizes](figures/sizes-cpu-amd-epyc-2-cores-ms.svg)
 
-![memory against sizes](figures/sizes-cpu-intel-xeon-processor-2-cores-mb.svg)
+![memory against sizes](figures/sizes-cpu-amd-epyc-2-cores-mb.svg)
 
 Drawn by `python -m benchmarks.size_figures` from the records below. The sampled softmax
 has 1,000 negatives where the catalogue varies, and 3,000 where the window does.
 
-On a CPU these are dispatches of two steps, which take their memory from the system
-anew: that is in the milliseconds, and in training a small part of them.
+A dispatch has as many steps as in training; those of the Intel Xeon have two, whose
+milliseconds hold the taking of their memory from the system. "Dealt" is loss.draw.
 
 Up to some 160,000 items a chunk's exponentials are kept until their sum is known; of a
 larger catalogue they are computed twice, in less memory: a step in the line.

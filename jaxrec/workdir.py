@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jaxrec import config, data, record
+from jaxrec import config, data, experiment, record
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
 
@@ -160,6 +160,12 @@ def check_options(workdir: Path, settings: Mapping) -> None:
     """Raises InputError if a run would go on with another value of what matters."""
     path = workdir / "config.json"
     old = config.from_json(path.read_text(), source=str(path)) if path.exists() else {}
+    if old:
+        # An option that is newer than the run had its default's effect.
+        supplied, source = experiment.SUPPLIED, str(path)
+        old = config.complete(
+            old, experiment.targets(), supplied=supplied, source=source
+        )
     differences = [
         f"{section}.{key} was {value!r}, is {settings.get(section, {}).get(key)!r}"
         for section in config.SECTIONS

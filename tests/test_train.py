@@ -343,6 +343,21 @@ def test_a_workdir_is_never_overwritten(tmp_path, frame):
     assert (first["epochs"], more["epochs"]) == (1, 2)
 
 
+def test_an_option_that_a_run_did_not_know_had_its_default(tmp_path, frame):
+    workdir = tmp_path / "run"
+    config = settings(max_epochs=1)
+    first = train.train(config, workdir, frame=frame, log=quiet)
+    path = workdir / "config.json"
+    older = json.loads(path.read_text())
+    assert older["train"].pop("stratify") is True
+    path.write_text(json.dumps(older))
+    again = train.train(config, workdir, frame=frame, log=quiet, resume=True)
+    assert again == json.loads(json.dumps(first))
+    other = settings(max_epochs=1, stratify=False)
+    with pytest.raises(InputError, match="train.stratify was True, is False"):
+        train.train(other, workdir, frame=frame, log=quiet, resume=True)
+
+
 def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
     with pytest.raises(InputError, match="no run to resume"):
         train.train(settings(), tmp_path / "none", frame=frame, log=quiet, resume=True)
