@@ -226,13 +226,14 @@ def draw_curves(
     by_epoch, by_time = figure.subplots(1, 2, sharey=True)
     figure.subplots_adjust(left=0.085, right=0.74, bottom=0.125, top=0.92, wspace=0.09)
     labels, highest, paceless = [], 0.0, []
+    device, epoch_seconds = fidelity.one_pace(found, paces)
     for method in (method for method in CURVES if method in found):
         for place, (_, run) in enumerate(sorted(found[method].items())):
             values = [line[f"valid/{METRIC}"] for line in run.epochs]
             epochs = [line["epoch"] for line in run.epochs]
             best = epochs.index(run.result["best_epoch"])
             _curve(by_epoch, epochs, values, best, method, is_first=place == 0)
-            epoch_s = paces.get(run.result["device"], {}).get(method)
+            epoch_s = epoch_seconds.get(method)
             if epoch_s is None:
                 paceless.append(f"{title(method)}, seed {run.result['seed']}")
             else:
@@ -256,7 +257,7 @@ def draw_curves(
     return (
         f"Validation NDCG@10 on {DATASETS[dataset]} after every epoch; a mark is the "
         "epoch that early stopping kept; further seeds are paler. Time is that of "
-        "training steps, an epoch's as it was measured with the methods in turn "
+        f"training steps, an epoch's as the methods took in turn on {device} "
         "(`python -m benchmarks.pace`)."
         f"{_absent(paceless, 'Not on the right, for want of a pace')}{_absent(missing)}"
     )

@@ -80,8 +80,9 @@ def quality(table: Mapping) -> str:
     return (
         f"**Quality on the test part**{users}, ranked over the whole catalogue; in "
         "brackets the 95% bootstrap interval over users, ± the standard deviation "
-        "between seeds. SASRec+ and a number: so many negatives a sequence. Popularity "
-        "counts the training part.\n\n"
+        "between seeds. SASRec+ and a number: so many negatives a sequence, shared by "
+        "16 sequences (`loss.share`) or dealt (`loss.draw`) where it says so. "
+        "Popularity counts the training part.\n\n"
         + _grid(["method", "seeds", *HEADINGS.values()], lines)
     )
 
@@ -181,10 +182,10 @@ def times(table: Mapping) -> str:
         )
     return (
         "**Training time to the best epoch**, the mean over a method's seeds, without "
-        "validation: the epochs until then, at the pace that was measured with the "
-        "methods in turn (`python -m benchmarks.pace`). The paper's ratio is of its "
-        "training times, which hold validation, up to its best epochs.\n\n"
-        + _grid(["claim", "verdict", "seconds", "ratio", "paper"], lines)
+        "validation: the epochs until then, at the pace of the methods in turn on "
+        f"{table['pace_of'] or 'a device'} (`python -m benchmarks.pace`). The paper's "
+        "ratio is of its training times, which hold validation, up to its best "
+        "epochs.\n\n" + _grid(["claim", "verdict", "seconds", "ratio", "paper"], lines)
     )
 
 

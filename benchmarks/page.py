@@ -108,6 +108,12 @@ git -C ../paper checkout 29c272e
 
 ![memory against sizes](figures/sizes-cpu-amd-epyc-2-cores-mb.svg)
 
+And on the Xeon with AMX, with earlier code:
+
+![time against sizes](figures/sizes-cpu-intel-xeon-processor-2-cores-ms.svg)
+
+![memory against sizes](figures/sizes-cpu-intel-xeon-processor-2-cores-mb.svg)
+
 Drawn by `python -m benchmarks.size_figures` from the records below. The sampled softmax
 has 1,000 negatives where the catalogue varies, and 3,000 where the window does.
 

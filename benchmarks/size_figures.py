@@ -106,7 +106,7 @@ def _draw(figure, rows: Mapping[str, Sequence[Mapping]], column: str, label: str
     """A panel for each size; one legend for all."""
     panels = figure.subplots(2, 3).flat
     figure.subplots_adjust(
-        left=0.085, right=0.985, bottom=0.1, top=0.87, wspace=0.28, hspace=0.42
+        left=0.085, right=0.985, bottom=0.1, top=0.855, wspace=0.28, hspace=0.42
     )
     handles = {}
     for axes, (name, (size, text)) in zip(panels, PANELS.items(), strict=True):
@@ -131,19 +131,22 @@ def _draw(figure, rows: Mapping[str, Sequence[Mapping]], column: str, label: str
         ticks = [m * 10**e for e in range(5) for m in (1, 2, 5)]
         ticks = [tick for tick in ticks if low <= tick <= high]
         axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
-    labels = sorted(handles, reverse=True)  # ML-1M first
+    # A column a loss, ML-1M above Beauty.
+    names = dict.fromkeys(name for name, _ in DATASETS.values())
+    labels = [f"{name}, {loss}" for loss, _, _ in METHODS.values() for name in names]
+    labels = [label for label in labels if label in handles]
     figure.legend(
         [handles[one] for one in labels],
         labels,
         loc="upper left",
         bbox_to_anchor=(0.02, 1.0),
-        ncols=4,
+        ncols=-(-len(labels) // 2),
         frameon=False,
         fontsize=7.5,
         handlelength=2.9,
         columnspacing=0.9,
     )
-    figure.text(0.075, 0.915, label, color=INK, fontsize=9, weight="bold")
+    figure.text(0.075, 0.895, label, color=INK, fontsize=9, weight="bold")
 
 
 def _short(x: float) -> str:

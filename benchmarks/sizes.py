@@ -35,8 +35,8 @@ MOST_USERS = 2**15  # of a made log; a dispatch has fewer steps where they run o
 class Scale(NamedTuple):
     """The sizes tried, and how they are timed.
 
-    num_steps: of a dispatch, of an epoch 32 times as many; None for those that the
-      training loop has.
+    num_steps: of a dispatch, and 32 times as many where epochs are compared; None for
+      as many as the training loop has.
     """
 
     catalogue: tuple[int, ...]

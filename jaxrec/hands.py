@@ -18,8 +18,8 @@ from jaxrec.negatives import Pool
 Array = jax.Array
 
 # A row of the table that is gathered and added to takes as long on a CPU as so many
-# scores with their gradients: measured on Beauty, with 1 to 16 hands together. Of other
-# devices the same is assumed.
+# scores with their gradients: fitted to steps of Beauty with 1, 4 and 8 hands together
+# (benchmarks/LOG.md). Of other devices the same is assumed.
 _SCORES_A_ROW = 56
 
 
@@ -33,8 +33,8 @@ class Hands:
     item_A: int32, the items of the pool, shuffled.
     sequence_B: int32, which sequence of the batch has the hand.
     start_B, end_B: int32, its first place, below A, and the one after its last.
-    seen_BX: int32, places from start_B to start_B + A that the sequence has seen, and
-      which are not of its hand; -1 fills the rest.
+    dropped_BX: int32, places from start_B on that are not of the hand, since the
+      sequence has seen their items; -1 fills the rest.
     longest: end_B - start_B at the most.
     """
 
@@ -42,7 +42,7 @@ class Hands:
     sequence_B: Array
     start_B: Array
     end_B: Array
-    seen_BX: Array
+    dropped_BX: Array
     longest: int = dataclasses.field(metadata={"static": True})
 
 
@@ -120,7 +120,7 @@ class Unions(NamedTuple):
     """The items of some neighbouring hands, together: G sets for B / G hands each.
 
     negative_GS: int32, ids.
-    dropped_BX: int32, places in its set that a hand leaves out; S fills the rest.
+    dropped_BX: int32, places in its set that a hand leaves out; S or more for none.
     reach_B2: int32, the first place that is of a hand, and the one after the last.
     """
 
@@ -139,8 +139,8 @@ def unions(hands: Hands, num_positions: int) -> Unions:
     Returns:
       The unions, in the order of the hands.
     """
-    item_A, start_B, end_B, seen_BX = map(
-        jnp.asarray, (hands.item_A, hands.start_B, hands.end_B, hands.seen_BX)
+    item_A, start_B, end_B, dropped_BX = map(
+        jnp.asarray, (hands.item_A, hands.start_B, hands.end_B, hands.dropped_BX)
     )
     num_hands, num_pool = len(start_B), len(item_A)
     size = together(num_hands, num_pool, hands.longest, num_positions)
@@ -151,7 +151,7 @@ def unions(hands: Hands, num_positions: int) -> Unions:
     first_B1 = jnp.repeat(first_G, size)[:, None]
     return Unions(
         item_A[place_GS % num_pool],
-        jnp.where(seen_BX < 0, num_places, seen_BX - first_B1),
+        jnp.where(dropped_BX < 0, num_places, dropped_BX - first_B1),
         jnp.stack([start_B, end_B], axis=1) - first_B1,
     )
 
@@ -171,9 +171,9 @@ def together(num_hands: int, num_pool: int, longest: int, num_positions: int) ->
     Returns:
       u, 1 for hands that do not overlap.
 
-    Of Beauty, and of ML-20M:
-    >>> together(128, 54_542, 3050, 800), together(128, 20_720, 3200, 15_000)
-    (8, 4)
+    Of Beauty, with 3000 and with 100 negatives:
+    >>> together(128, 49_438, 3051, 800), together(128, 49_438, 151, 800)
+    (8, 1)
     """
     divisors = [u for u in range(1, num_hands + 1) if num_hands % u == 0]
 

@@ -53,7 +53,7 @@ class Shared(NamedTuple):
 
     negative_GS: int32. G divides B: set g is for the sequences from g B / G on.
     dropped_BX: int32, places in its set, 0..S-1, that do not compete with a sequence; S
-      fills the rest. None if all compete.
+      or more for none. None if all compete.
     reach_B2: int32, the first place in its set that competes with a sequence, and the
       one after the last. None if all do.
     """
@@ -263,7 +263,8 @@ def sampled_ce(
         place_BL = jnp.asarray(packed.place_BL)[order_B]
         hidden = dataclasses.replace(packed, place_BL=place_BL)
         target_BL, weight_BL = jnp.asarray(target_BL)[order_B], weight_BL[order_B]
-        candidates = Shared(*hands.unions(candidates, packed.most))
+        unions = hands.unions(candidates, packed.most)
+        candidates = Shared(**unions._asdict())
     at = _targets(hidden, target_BL, weight_BL)
     sets = _sets(at, weight_BL, candidates)
     loss_sum = sampled_softmax.loss_sum(

@@ -111,7 +111,7 @@ def sampled_ce(
         from one shuffle, each of the same law and not independent of the others: see
         `hands.deal`. That pays where the sets of a batch hold each item several times,
         and a sequence has many more negatives than items that are excluded: a step of
-        Beauty with 3000 takes half the time, with 100 it takes longer. Where S is more
+        Beauty with 3000 takes half the time, with 100 no less. Where S is more
         than half of the pool, sets are drawn apart.
       dtype, score_dtype: as in `ce`.
     """

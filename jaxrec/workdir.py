@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jaxrec import config, data, experiment, record
+from jaxrec import config, data, experiment, record, signature
 from jaxrec.errors import InputError
 from jaxrec.experiment import Experiment
 
@@ -31,6 +31,9 @@ FREE = {
         "show_users",
     ),
 }
+
+# What was done before there was an option, where that is not its default.
+BEFORE = {"train": {"stratify": False}}
 
 
 def default(built: Experiment) -> Path:
@@ -160,25 +163,33 @@ def check_options(workdir: Path, settings: Mapping) -> None:
     """Raises InputError if a run would go on with another value of what matters."""
     path = workdir / "config.json"
     old = config.from_json(path.read_text(), source=str(path)) if path.exists() else {}
-    if old:
-        # An option that is newer than the run had its default's effect.
-        supplied, source = experiment.SUPPLIED, str(path)
-        old = config.complete(
-            old, experiment.targets(), supplied=supplied, source=source
-        )
-    differences = [
-        f"{section}.{key} was {value!r}, is {settings.get(section, {}).get(key)!r}"
-        for section in config.SECTIONS
-        for key, value in old.get(section, {}).items()
-        if key not in FREE.get(section, ())
-        and settings.get(section, {}).get(key) != value
-    ]
-    if differences or not old:
+    reasons = _differences(old, settings) if old else ["its config.json is gone"]
+    if reasons:
         raise InputError(
             f"the run in {workdir} was started with other options: "
-            f"{'; '.join(differences) or 'its config.json is gone'}. Give the same "
-            "ones, or another workdir."
+            f"{'; '.join(reasons)}. Give the same ones, or another workdir."
         )
+
+
+def _differences(old: Mapping, settings: Mapping) -> list[str]:
+    """In words; an option that the run did not know of counts with what it had been."""
+    found = []
+    for section in config.SECTIONS:
+        now = settings.get(section, {})
+        for key, was in (_unknown(section, now) | old.get(section, {})).items():
+            if key not in FREE.get(section, ()) and now.get(key) != was:
+                found.append(f"{section}.{key} was {was!r}, is {now.get(key)!r}")
+    return found
+
+
+def _unknown(section: str, now: Mapping) -> dict:
+    """The section's options, as they were for a run that did not know of them."""
+    options = signature.options(experiment.targets()[section](now))
+    return {
+        key: signature.plain(option.default)
+        for key, option in options.items()
+        if key in now and option.default is not signature.REQUIRED
+    } | BEFORE.get(section, {})
 
 
 def check_data(workdir: Path, built: Experiment) -> None:

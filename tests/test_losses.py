@@ -134,7 +134,7 @@ def rivals(candidates, b, place, target):
     if isinstance(candidates, Hands):
         i = candidates.sequence_B.tolist().index(b)
         places = {*range(candidates.start_B[i], candidates.end_B[i])}
-        places -= {*candidates.seen_BX[i].tolist()}
+        places -= {*candidates.dropped_BX[i].tolist()}
         return [candidates.item_A[p % 8].item() for p in sorted(places)]
     excluded = set()
     if candidates.excluded_BX is not None:
@@ -228,7 +228,7 @@ def naive(form, hidden_BLD, table_VD, target_BL, weight_BL, candidates):
 def of_sequences(hands):
     """Ids and whether they compete, [B, 5], in the order of the sequences."""
     place_BS = hands.start_B[:, None] + jnp.arange(5, dtype=jnp.int32)[None]
-    is_seen_BS = (place_BS[..., None] == hands.seen_BX[:, None]).any(axis=-1)
+    is_seen_BS = (place_BS[..., None] == hands.dropped_BX[:, None]).any(axis=-1)
     is_rival_BS = (place_BS < hands.end_B[:, None]) & ~is_seen_BS
     order_B = jnp.argsort(hands.sequence_B)
     return hands.item_A[place_BS % 8][order_B], is_rival_BS[order_B]

@@ -158,7 +158,7 @@ def test_sampled_ce_deals_a_set_to_each_sequence():
     for k in range(40):
         of_step = {}
         for i, b in enumerate(drawn.sequence_B[k].tolist()):
-            seen_X = drawn.seen_BX[k, i].tolist()
+            seen_X = drawn.dropped_BX[k, i].tolist()
             places = range(drawn.start_B[k, i], drawn.end_B[k, i])
             of_step[b] = {drawn.item_A[k, p % 18].item() for p in places} - {
                 drawn.item_A[k, p % 18].item() for p in seen_X if p >= 0

@@ -343,19 +343,31 @@ def test_a_workdir_is_never_overwritten(tmp_path, frame):
     assert (first["epochs"], more["epochs"]) == (1, 2)
 
 
-def test_an_option_that_a_run_did_not_know_had_its_default(tmp_path, frame):
+@pytest.mark.parametrize(
+    ("section", "option", "was", "other"),
+    [
+        ("loss", "draw", "apart", "dealt"),  # as its default
+        ("train", "stratify", False, True),  # not as its default
+    ],
+)
+def test_an_option_newer_than_a_run_is_as_it_was(
+    tmp_path, frame, section, option, was, other
+):
+    def chosen(value):
+        found = settings(max_epochs=1)
+        found["loss"] = {"name": "sampled_ce", "num_negatives": 4}
+        return {**found, section: {**found[section], option: value}}
+
     workdir = tmp_path / "run"
-    config = settings(max_epochs=1)
-    first = train.train(config, workdir, frame=frame, log=quiet)
+    first = train.train(chosen(was), workdir, frame=frame, log=quiet)
     path = workdir / "config.json"
     older = json.loads(path.read_text())
-    assert older["train"].pop("stratify") is True
+    assert older[section].pop(option) == was
     path.write_text(json.dumps(older))
-    again = train.train(config, workdir, frame=frame, log=quiet, resume=True)
+    again = train.train(chosen(was), workdir, frame=frame, log=quiet, resume=True)
     assert again == json.loads(json.dumps(first))
-    other = settings(max_epochs=1, stratify=False)
-    with pytest.raises(InputError, match="train.stratify was True, is False"):
-        train.train(other, workdir, frame=frame, log=quiet, resume=True)
+    with pytest.raises(InputError, match=f"{option} was {was!r}, is {other!r}"):
+        train.train(chosen(other), workdir, frame=frame, log=quiet, resume=True)
 
 
 def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
