@@ -281,11 +281,13 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--subject", help="ends the record's name, in place of the data set")
     options.add_output(parser, ROOT / "benchmarks" / "results")
     flags = parser.parse_args(argv)
-    flags.subject = flags.subject or flags.dataset
-    if not re.fullmatch(r"[a-z0-9-]+", flags.subject):
+    if flags.subject is None:
+        flags.subject = flags.dataset
+    # Another data set's name would be another's record.
+    if not re.fullmatch(rf"{flags.dataset}(-[a-z0-9]+)*", flags.subject):
         raise InputError(
-            "--subject must be letters a-z, digits and dashes, as a part of a file's "
-            f"name: got {flags.subject!r}."
+            f"--subject must be {flags.dataset}, or that, a dash and more letters a-z "
+            f"and digits: got {flags.subject!r}."
         )
     flags.methods = options.names("--methods", flags.methods, METHODS)
     flags.once = (

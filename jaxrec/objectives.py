@@ -117,6 +117,8 @@ def sampled_ce(
     """
     loss = functools.partial(losses.sampled_ce, **_checked_dtypes(dtype, score_dtype))
     check_exclude(exclude)
+    if num_negatives < 1:
+        raise InputError(f"loss.num_negatives must be at least 1: got {num_negatives}.")
     if share < 1:
         raise InputError(f"loss.share must be at least 1: got {share}.")
     if draw not in ("apart", "dealt"):

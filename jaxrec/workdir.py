@@ -163,33 +163,47 @@ def check_options(workdir: Path, settings: Mapping) -> None:
     """Raises InputError if a run would go on with another value of what matters."""
     path = workdir / "config.json"
     old = config.from_json(path.read_text(), source=str(path)) if path.exists() else {}
-    reasons = _differences(old, settings) if old else ["its config.json is gone"]
-    if reasons:
+    if not old:
+        raise InputError(
+            f"the run in {workdir} cannot go on: its config.json, which tells its "
+            "options, is gone or empty. Choose another workdir."
+        )
+    differences = [
+        words
+        for section in config.SECTIONS
+        for words in _differences(section, old.get(section, {}), settings)
+    ]
+    if differences:
         raise InputError(
             f"the run in {workdir} was started with other options: "
-            f"{'; '.join(reasons)}. Give the same ones, or another workdir."
+            f"{'; '.join(differences)}. Give the same ones, or another workdir."
         )
 
 
-def _differences(old: Mapping, settings: Mapping) -> list[str]:
-    """In words; an option that the run did not know of counts with what it had been."""
+def _differences(section: str, old: Mapping, settings: Mapping) -> list[str]:
+    """In words; what the run did not know of counts with what was done then."""
+    now = settings.get(section, {})
+    if old.get("name") != now.get("name"):
+        # Their other options are not of one callable.
+        return [f"{section}.name was {old.get('name')!r}, is {now.get('name')!r}"]
     found = []
-    for section in config.SECTIONS:
-        now = settings.get(section, {})
-        for key, was in (_unknown(section, now) | old.get(section, {})).items():
-            if key not in FREE.get(section, ()) and now.get(key) != was:
-                found.append(f"{section}.{key} was {was!r}, is {now.get(key)!r}")
+    for key, was in {**old, **_unknown(section, old, now)}.items():
+        if key in FREE.get(section, ()) or now.get(key) == was:
+            continue
+        had = "was" if key in old else "is not in its config.json, so was"
+        found.append(f"{section}.{key} {had} {was!r}, is {now.get(key)!r}")
     return found
 
 
-def _unknown(section: str, now: Mapping) -> dict:
-    """The section's options, as they were for a run that did not know of them."""
+def _unknown(section: str, old: Mapping, now: Mapping) -> dict:
+    """Options that a run did not know of, as they were for it."""
     options = signature.options(experiment.targets()[section](now))
-    return {
+    defaults = {
         key: signature.plain(option.default)
         for key, option in options.items()
-        if key in now and option.default is not signature.REQUIRED
+        if option.default is not signature.REQUIRED
     } | BEFORE.get(section, {})
+    return {key: defaults[key] for key in now if key in defaults and key not in old}
 
 
 def check_data(workdir: Path, built: Experiment) -> None:

@@ -501,7 +501,9 @@ def test_driver_that_fails_is_an_error(tmp_path):
         (["--rectools-python", "nowhere"], "nowhere is no program"),
         (["--paper-repo", "nowhere"], "modules.py is not there"),
         ([], "no peer is named"),
-        (["--subject", "../x"], "letters a-z, digits and dashes.*got '../x'"),
+        (["--subject", "../x"], "must be ml-1m, or that, a dash.*got '../x'"),
+        (["--subject", "beauty"], "must be ml-1m, or that, a dash.*got 'beauty'"),
+        (["--subject="], "must be ml-1m, or that, a dash.*got ''"),
     ],
 )
 def test_bad_options(argv, message):

@@ -366,8 +366,29 @@ def test_an_option_newer_than_a_run_is_as_it_was(
     path.write_text(json.dumps(older))
     again = train.train(chosen(was), workdir, frame=frame, log=quiet, resume=True)
     assert again == json.loads(json.dumps(first))
-    with pytest.raises(InputError, match=f"{option} was {was!r}, is {other!r}"):
+    words = f"{option} is not in its config.json, so was {was!r}, is {other!r}"
+    with pytest.raises(InputError, match=words):
         train.train(chosen(other), workdir, frame=frame, log=quiet, resume=True)
+
+
+def test_another_loss_is_told_by_its_name_alone(tmp_path, frame):
+    workdir = tmp_path / "run"
+    config = settings(max_epochs=1)
+    train.train(config, workdir, frame=frame, log=quiet)
+    other = {**config, "loss": {"name": "sampled_ce", "num_negatives": 4}}
+    with pytest.raises(
+        InputError, match="other options: loss.name was 'ce', is 'sampled_ce'. Give"
+    ):
+        train.train(other, workdir, frame=frame, log=quiet, resume=True)
+    path = workdir / "config.json"
+    older = json.loads(path.read_text())
+    del older["loss"]["name"]
+    path.write_text(json.dumps(older))
+    with pytest.raises(InputError, match="loss.name was None, is 'ce'"):
+        train.train(config, workdir, frame=frame, log=quiet, resume=True)
+    path.unlink()
+    with pytest.raises(InputError, match="its config.json.* is gone or empty. Choose"):
+        train.train(config, workdir, frame=frame, log=quiet, resume=True)
 
 
 def test_resume_needs_a_run_and_a_strange_folder_is_left_alone(tmp_path, frame):
