@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import shlex
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -119,3 +120,18 @@ def names(flag: str, text: str, known: Collection[str]) -> list[str]:
         got = ", ".join(sorted(unknown))
         raise InputError(f"{flag} takes {', '.join(known)}: got {got}.")
     return given
+
+
+def without(command: str, option: str) -> str:
+    """The command less an option, which has a value, that changes no result.
+
+    >>> without("python -m x --runs 'a b' --seeds 1 --runs=c", "--runs")
+    'python -m x --seeds 1'
+    """
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        if word == option:
+            next(words, None)
+        elif not word.startswith(f"{option}="):
+            kept.append(word)
+    return shlex.join(kept)

@@ -348,7 +348,7 @@ def main(argv: Sequence[str]) -> int:
         "question": "what does training cost here, and in the libraries that one would "
         "use instead",
         # In parts or at once, the record is the same.
-        "command": re.sub(r" --minutes[= ]\S+", "", record.command()),
+        "command": options.without(record.command(), "--minutes"),
         "commit": record.commit(),
         "date": record.date(),
         "device": record.device(),

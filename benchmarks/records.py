@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec import outcomes
+from benchmarks import options
+from jaxrec import outcomes, record
 from jaxrec.errors import InputError
 from jaxrec.outcomes import Outcome
 
@@ -48,7 +49,10 @@ def save(workdir: Path, path: Path) -> None:
     shutil.copyfile(workdir / "metrics.jsonl", path.with_suffix(".metrics.jsonl"))
     with np.load(workdir / "ranks.npz") as ranks:
         save_ranks(path.with_suffix(".ranks.npz"), dict(ranks))
-    shutil.copyfile(workdir / "result.json", path)
+    result = record.read_json(workdir / "result.json")
+    # Where the run was kept is no matter of the record.
+    command = options.without(result["command"], "--runs")
+    record.write_json(path, result | {"command": command})
 
 
 def save_ranks(path: Path, ranks: dict[str, np.ndarray]) -> None:

@@ -68,6 +68,7 @@ def make_run(settings, workdir, rank_N, *, train_s=(2.0, 1.0, 4.0), best_epoch=2
         },
         "seconds": {"train": sum(train_s)},
         "date": "2026-01-01",
+        "command": f"python -m benchmarks.reproduce --runs '{workdir}' --seeds 0",
         "commit": None,
         "device": "abacus",
         "config": settings,
@@ -548,6 +549,13 @@ def test_times_are_epochs_at_one_pace_on_one_device(place):
     )
 
 
+def test_a_record_does_not_say_where_the_run_was(place):
+    path = place.record("sasrec_ce", 0, [1, 5])
+    found = json.loads(path.read_text())
+    assert found["command"] == "python -m benchmarks.reproduce --seeds 0"
+    assert str(place.runs) not in path.read_text()
+
+
 def test_all_times_are_by_the_pace_of_one_device(place):
     for method, seed in (("sasrec_ce", 0), ("sasrec_ce", 1), ("bert4rec", 0)):
         place.record(method, seed, [1, 5], train_s=(1.0,) * 4, best_epoch=4)
@@ -676,6 +684,8 @@ def test_the_committed_table_is_that_of_the_committed_records(dataset):
         for name in fidelity.METRICS:
             means = [of.result["test"][name] for _, of in sorted(found[method].items())]
             assert row["test"][name]["by_seed"] == pytest.approx(means, abs=2e-6)
+    again = fidelity.make_table(dataset, found, pace.read(dataset))
+    assert (table["times"], table["pace_of"]) == (again["times"], again["pace_of"])
     assert (folder / "table.md").read_text().endswith(markdown.render(table)), advice
     document = reproduce.DOCUMENT.read_text()
     link = f"../benchmarks/results/reproduce/{dataset}/"
