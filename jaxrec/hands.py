@@ -6,7 +6,6 @@ once for several sequences: on Beauty, with 3000 for each of 128, a quarter of t
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,46 +115,6 @@ def deal(key: Array, seen_BX: Array, pool: Pool, *, num_negatives: int) -> Hands
     )
 
 
-class Unions(NamedTuple):
-    """The items of some neighbouring hands, together: G sets for B / G hands each.
-
-    negative_GS: int32, ids.
-    dropped_BX: int32, places in its set that a hand leaves out; S or more for none.
-    reach_B2: int32, the first place that is of a hand, and the one after the last.
-    """
-
-    negative_GS: Array
-    dropped_BX: Array
-    reach_B2: Array
-
-
-def unions(hands: Hands, num_positions: int) -> Unions:
-    """The hands' items, as many hands at a time as `together` says.
-
-    Args:
-      hands: of `deal`.
-      num_positions: N, that may be scored against them, in all.
-
-    Returns:
-      The unions, in the order of the hands.
-    """
-    item_A, start_B, end_B, dropped_BX = map(
-        jnp.asarray, (hands.item_A, hands.start_B, hands.end_B, hands.dropped_BX)
-    )
-    num_hands, num_pool = len(start_B), len(item_A)
-    size = together(num_hands, num_pool, hands.longest, num_positions)
-    num_places = _span(size, num_hands, num_pool, hands.longest)
-    first_G = start_B[::size]
-    # A set may be longer than the pool, and have items twice; no hand does.
-    place_GS = first_G[:, None] + jnp.arange(num_places, dtype=jnp.int32)[None]
-    first_B1 = jnp.repeat(first_G, size)[:, None]
-    return Unions(
-        item_A[place_GS % num_pool],
-        jnp.where(dropped_BX < 0, num_places, dropped_BX - first_B1),
-        jnp.stack([start_B, end_B], axis=1) - first_B1,
-    )
-
-
 def together(num_hands: int, num_pool: int, longest: int, num_positions: int) -> int:
     """How many neighbouring hands to gather at once: u, a divisor of B.
 
@@ -179,11 +138,11 @@ def together(num_hands: int, num_pool: int, longest: int, num_positions: int) ->
 
     def cost(size: int) -> int:
         num_rows = num_hands // size * _SCORES_A_ROW
-        return _span(size, num_hands, num_pool, longest) * (num_rows + num_positions)
+        return span(size, num_hands, num_pool, longest) * (num_rows + num_positions)
 
     return min(divisors, key=cost)
 
 
-def _span(size: int, num_hands: int, num_pool: int, longest: int) -> int:
+def span(size: int, num_hands: int, num_pool: int, longest: int) -> int:
     """Places from the first of `size` neighbouring hands to the last, at the most."""
     return longest + -(-(size - 1) * num_pool // num_hands)

@@ -263,14 +263,32 @@ def sampled_ce(
         place_BL = jnp.asarray(packed.place_BL)[order_B]
         hidden = dataclasses.replace(packed, place_BL=place_BL)
         target_BL, weight_BL = jnp.asarray(target_BL)[order_B], weight_BL[order_B]
-        unions = hands.unions(candidates, packed.most)
-        candidates = Shared(**unions._asdict())
+        candidates = _unions(candidates, packed.most)
     at = _targets(hidden, target_BL, weight_BL)
     sets = _sets(at, weight_BL, candidates)
     loss_sum = sampled_softmax.loss_sum(
         at.hidden_ND, table_VD, sets, dtype=dtype, score_dtype=score_dtype
     )
     return loss_sum, weight_BL.sum(dtype=jnp.float32)
+
+
+def _unions(dealt: Hands, num_positions: int) -> Shared:
+    """The items of as many neighbouring hands at a time as `hands.together` says."""
+    item_A, start_B, end_B, dropped_BX = map(
+        jnp.asarray, (dealt.item_A, dealt.start_B, dealt.end_B, dealt.dropped_BX)
+    )
+    sizes = len(start_B), len(item_A), dealt.longest
+    size = hands.together(*sizes, num_positions)
+    num_places = hands.span(size, *sizes)
+    first_G = start_B[::size]
+    # A set may be longer than the pool, and have items twice; no hand does.
+    place_GS = first_G[:, None] + jnp.arange(num_places, dtype=jnp.int32)[None]
+    first_B1 = jnp.repeat(first_G, size)[:, None]
+    return Shared(
+        item_A[place_GS % len(item_A)],
+        jnp.where(dropped_BX < 0, num_places, dropped_BX - first_B1),
+        jnp.stack([start_B, end_B], axis=1) - first_B1,
+    )
 
 
 def _sets(at: _Targets, weight_BL: Array, candidates: Shared) -> sampled_softmax.Sets:
