@@ -111,14 +111,13 @@ def sampled_ce(
         from one shuffle, each of the same law and not independent of the others: see
         `hands.deal`. That pays where the sets of a batch hold each item several times,
         and a sequence has many more negatives than items that are excluded: a step of
-        Beauty with 3000 takes half the time, with 100 no less. Where S is more
-        than half of the pool, sets are drawn apart.
+        Beauty takes half the time with 3000, and with 300 as long. Where S is more than
+        half of the pool, sets are drawn apart.
       dtype, score_dtype: as in `ce`.
     """
     loss = functools.partial(losses.sampled_ce, **_checked_dtypes(dtype, score_dtype))
     check_exclude(exclude)
-    if num_negatives < 1:
-        raise InputError(f"loss.num_negatives must be at least 1: got {num_negatives}.")
+    _check_num_negatives(num_negatives)
     if share < 1:
         raise InputError(f"loss.share must be at least 1: got {share}.")
     if draw not in ("apart", "dealt"):
@@ -235,8 +234,7 @@ def gbce(
 
 
 def _separate(num_negatives: int) -> Callable[..., losses.Separate]:
-    if num_negatives < 1:
-        raise InputError(f"loss.num_negatives must be at least 1: got {num_negatives}.")
+    _check_num_negatives(num_negatives)
 
     def candidates(key, target_BL, seen_BX, items: Items) -> losses.Separate:
         keys_B = jax.random.split(key, seen_BX.shape[0])
@@ -249,6 +247,11 @@ def _separate(num_negatives: int) -> Callable[..., losses.Separate]:
         return losses.Separate(negative_BLS)
 
     return candidates
+
+
+def _check_num_negatives(num_negatives: int) -> None:
+    if num_negatives < 1:
+        raise InputError(f"loss.num_negatives must be at least 1: got {num_negatives}.")
 
 
 def _checked_dtypes(dtype: str, score_dtype: str) -> dict[str, str]:
