@@ -304,12 +304,15 @@ def time_claim(
     faster: str,
     slower: str,
     found: Mapping[str, Runs],
-    seconds_per_epoch: Mapping[str, float],
+    epoch_s: Mapping[str, float],
 ) -> dict:
     """Training seconds to the best epoch of two methods, validation not in them.
 
     The mean best epoch over a method's seeds, which is no matter of the device, at the
     pace of the methods on one, measured in turn at one commit.
+
+    Args:
+      epoch_s: seconds of an epoch by method, from `one_pace`.
     """
     claim: dict = {
         "claim": f"{title(faster)} reaches its best epoch sooner than {title(slower)}"
@@ -320,7 +323,6 @@ def time_claim(
         claim["published_ratio"] = theirs[0] / theirs[1]
     if missing := [method for method in pair if method not in found]:
         return {**claim, "status": NOT_RUN, "missing": missing}
-    epoch_s = seconds_per_epoch
     if missing := [f"the pace of {name}" for name in pair if name not in epoch_s]:
         return {**claim, "status": NOT_RUN, "missing": missing}
     seconds = {
